@@ -1,0 +1,1 @@
+//! One file per container engine: its protocol in, weft's verbs out.

@@ -1,0 +1,1 @@
+//! The only crate that touches the kernel: namespaces, netlink; observe and apply.

@@ -1,0 +1,38 @@
+//! The words of weft: what a node, a network, an endpoint and an address claim are, and the rules they obey.
+//!
+//! Nothing here does I/O. A value that exists is a valid one: types are parsed once, at the edge, and carry
+//! their rules with them ([`Vni`] cannot hold 2^24, [`NetworkName`] cannot hold a slash). The records are what
+//! the store keeps as JSON under the keys of [`schema`]; a [`Snapshot`] is all of them at one revision.
+
+mod address;
+mod endpoint;
+mod id;
+mod mac;
+mod mtu;
+mod network;
+mod node;
+mod revision;
+pub mod schema;
+mod snapshot;
+mod vni;
+
+pub use address::{AddressClaim, ClaimKind};
+pub use endpoint::{Container, Endpoint, Sandbox};
+pub use id::{EndpointId, IdError, NetworkId, NodeId};
+pub use mac::{MacAddr, MacError};
+pub use mtu::{ETHERNET_HEADER, Mtu, MtuError, vxlan_overhead};
+pub use network::{AddressDriver, NameError, Network, NetworkName, Subnet, SubnetError};
+pub use node::{HostRoute, Node};
+pub use revision::Revision;
+pub use schema::{Binding, Pool};
+pub use snapshot::{BadRecord, Change, Snapshot, Touched, encode};
+pub use vni::{Vni, VniError, VniRange};
+
+/// Seconds since the Unix epoch, by the clock of the node that wrote the record. For people to read: no
+/// decision of weft compares the clocks of two nodes.
+pub type UnixSeconds = u64;
+
+/// The wall clock's seconds since the Unix epoch (0 on a clock set before it).
+pub fn unix_now() -> UnixSeconds {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,112 @@
+//! Ethernet addresses.
+
+use serde::{Deserialize, Serialize};
+use std::{fmt, net::IpAddr, str::FromStr};
+
+/// A 48-bit Ethernet address (IEEE 802), in the order of its bytes on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MacAddr(pub [u8; 6]);
+
+/// Why a string is not a MAC address.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a MAC address: expected six hexadecimal bytes as in 02:42:0a:00:00:02")]
+pub struct MacError(String);
+
+impl MacAddr {
+    /// 00:00:00:00:00:00: in a VXLAN device's FDB, the entry for frames whose destination is not known.
+    pub const ZERO: Self = Self([0; 6]);
+
+    /// The address of an endpoint, derived from its IP address the way Docker does for IPv4: `02:42` and the
+    /// four bytes. For IPv6: `02:42` and the last four bytes folded with the rest, so that interface
+    /// identifiers that differ only in their upper half differ here too.
+    pub fn for_address(ip: IpAddr) -> Self {
+        let tail = match ip {
+            IpAddr::V4(v4) => v4.octets(),
+            IpAddr::V6(v6) => {
+                let o = v6.octets();
+                [o[8] ^ o[12], o[9] ^ o[13], o[10] ^ o[14], o[11] ^ o[15]]
+            }
+        };
+        Self([0x02, 0x42, tail[0], tail[1], tail[2], tail[3]])
+    }
+
+    /// Locally administered address of a device of ours, the same at every creation: `0a:77` (w) and four
+    /// bytes that name the device.
+    pub const fn for_device(name: u32) -> Self {
+        let b = name.to_be_bytes();
+        Self([0x0a, 0x77, b[0], b[1], b[2], b[3]])
+    }
+
+    /// Whether frames to this address go to one station (I/G bit clear) and the address is not zero.
+    pub fn is_unicast(self) -> bool {
+        self.0[0] & 1 == 0 && self != Self::ZERO
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        f.pad(&format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}"))
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for MacAddr {
+    type Err = MacError;
+    fn from_str(s: &str) -> Result<Self, MacError> {
+        let error = || MacError(s.to_owned());
+        let mut bytes = [0u8; 6];
+        let mut parts = s.split([':', '-']);
+        for byte in &mut bytes {
+            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(error)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
+        }
+        if parts.next().is_some() { Err(error()) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = MacError;
+    fn try_from(s: String) -> Result<Self, MacError> {
+        s.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn derives_docker_style_addresses() {
+        assert_eq!(MacAddr::for_address("10.0.0.3".parse().unwrap()).to_string(), "02:42:0a:00:00:03");
+        assert!(MacAddr::for_address("fd00::1:2".parse().unwrap()).is_unicast());
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_mac() {
+        for bad in ["", "02:42", "02:42:0a:00:00:03:04", "02:42:0a:00:00:zz", "2:42:0a:00:00:03"] {
+            assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_round_trips(bytes: [u8; 6]) {
+            let mac = MacAddr(bytes);
+            prop_assert_eq!(mac.to_string().parse::<MacAddr>().unwrap(), mac);
+        }
+    }
+}

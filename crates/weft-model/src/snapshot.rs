@@ -1,0 +1,328 @@
+//! All records of the store at one revision.
+
+use crate::{
+    AddressClaim, Binding, Endpoint, EndpointId, Network, NetworkId, NetworkName, Node, NodeId, Pool,
+    Revision, Vni, schema,
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// One key's new value, or its end, as a store reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// The key, without the store's prefix.
+    pub key: String,
+    /// The value; `None` when the key was removed.
+    pub value: Option<Vec<u8>>,
+}
+
+/// A record that could not be read. It is left out of the snapshot; the others count.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the record {key} cannot be read and is ignored: {reason}")]
+pub struct BadRecord {
+    /// Its key.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// Which object a change was about: what has to be planned again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Touched {
+    /// A node's record or its liveness.
+    Node(NodeId),
+    /// A network.
+    Network(NetworkId),
+    /// An endpoint.
+    Endpoint(NetworkId, EndpointId),
+    /// An address claim.
+    Address(NetworkId, IpAddr),
+    /// An engine's copy of a network.
+    Binding(NodeId, String),
+    /// Nothing the plan looks at.
+    Other,
+}
+
+/// All records at one revision, parsed. Changes are applied one at a time, each at a cost that does not grow
+/// with the snapshot (but for the trees' logarithm).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The store's revision this is the picture of.
+    pub revision: Revision,
+    /// Nodes.
+    pub nodes: BTreeMap<NodeId, Node>,
+    /// Nodes whose lease lives, with the epoch it was taken in.
+    pub alive: BTreeMap<NodeId, u64>,
+    /// Networks.
+    pub networks: BTreeMap<NetworkId, Network>,
+    /// Which network has the name.
+    pub names: BTreeMap<NetworkName, NetworkId>,
+    /// Which network has the VNI.
+    pub vnis: BTreeMap<Vni, NetworkId>,
+    /// Endpoints by network.
+    pub endpoints: BTreeMap<NetworkId, BTreeMap<EndpointId, Endpoint>>,
+    /// Taken addresses by network.
+    pub addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, AddressClaim>>,
+    /// Engines' copies of networks.
+    pub bindings: BTreeMap<NodeId, BTreeMap<String, Binding>>,
+    /// Pools of engines' IPAM calls.
+    pub pools: BTreeMap<String, Pool>,
+}
+
+impl Snapshot {
+    /// The snapshot of these records, and the records that could not be read.
+    pub fn from_records(
+        revision: Revision,
+        records: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> (Self, Vec<BadRecord>) {
+        let mut snapshot = Self { revision, ..Self::default() };
+        let mut bad = Vec::new();
+        for (key, value) in records {
+            if let Err(record) = snapshot.apply(&Change { key, value: Some(value) }) {
+                bad.push(record);
+            }
+        }
+        (snapshot, bad)
+    }
+
+    /// Applies one change and tells what it was about. A record that cannot be read counts as removed, so that
+    /// the outcome depends on the store's contents alone and not on their history.
+    pub fn apply(&mut self, change: &Change) -> Result<Touched, BadRecord> {
+        let bad = |reason: String| BadRecord { key: change.key.clone(), reason };
+        let Some(path) = change.key.strip_prefix(schema::ROOT) else { return Ok(Touched::Other) };
+        let (kind, name) = path.split_once('/').unwrap_or((path, ""));
+        let value = change.value.as_deref();
+        match kind {
+            "nodes" => {
+                let id: NodeId = parse(name).map_err(bad)?;
+                put(&mut self.nodes, id.clone(), value).map_err(bad)?;
+                Ok(Touched::Node(id))
+            }
+            "alive" => {
+                let id: NodeId = parse(name).map_err(bad)?;
+                put(&mut self.alive, id.clone(), value).map_err(bad)?;
+                Ok(Touched::Node(id))
+            }
+            "networks" => {
+                let id: NetworkId = parse(name).map_err(bad)?;
+                put(&mut self.networks, id.clone(), value).map_err(bad)?;
+                Ok(Touched::Network(id))
+            }
+            "names" => {
+                let id: NetworkName = parse(name).map_err(bad)?;
+                put(&mut self.names, id, value).map_err(bad)?;
+                Ok(Touched::Other)
+            }
+            "vnis" => {
+                let id: Vni = parse(name).map_err(bad)?;
+                put(&mut self.vnis, id, value).map_err(bad)?;
+                Ok(Touched::Other)
+            }
+            "endpoints" => {
+                let (network, endpoint): (NetworkId, EndpointId) = parse_pair(name).map_err(bad)?;
+                put_nested(&mut self.endpoints, network.clone(), endpoint.clone(), value).map_err(bad)?;
+                Ok(Touched::Endpoint(network, endpoint))
+            }
+            "addresses" => {
+                let (network, ip): (NetworkId, IpAddr) = parse_pair(name).map_err(bad)?;
+                put_nested(&mut self.addresses, network.clone(), ip, value).map_err(bad)?;
+                Ok(Touched::Address(network, ip))
+            }
+            "bindings" => {
+                let (node, engine_network): (NodeId, String) = parse_pair(name).map_err(bad)?;
+                put_nested(&mut self.bindings, node.clone(), engine_network.clone(), value).map_err(bad)?;
+                Ok(Touched::Binding(node, engine_network))
+            }
+            "pools" => {
+                put(&mut self.pools, name.to_owned(), value).map_err(bad)?;
+                Ok(Touched::Other)
+            }
+            _ => Ok(Touched::Other),
+        }
+    }
+
+    /// The records again, as [`Snapshot::from_records`] takes them.
+    pub fn to_records(&self) -> Vec<(String, Vec<u8>)> {
+        let mut records = Vec::new();
+        let mut add = |key: String, value: Vec<u8>| records.push((key, value));
+        self.nodes.iter().for_each(|(id, v)| add(schema::node_key(id), encode(v)));
+        self.alive.iter().for_each(|(id, v)| add(schema::alive_key(id), encode(v)));
+        self.networks.iter().for_each(|(id, v)| add(schema::network_key(id), encode(v)));
+        self.names.iter().for_each(|(name, v)| add(schema::name_key(name), encode(v)));
+        self.vnis.iter().for_each(|(vni, v)| add(schema::vni_key(*vni), encode(v)));
+        for (network, endpoints) in &self.endpoints {
+            endpoints.iter().for_each(|(id, v)| add(schema::endpoint_key(network, id), encode(v)));
+        }
+        for (network, claims) in &self.addresses {
+            claims.iter().for_each(|(ip, v)| add(schema::address_key(network, *ip), encode(v)));
+        }
+        for (node, bindings) in &self.bindings {
+            bindings.iter().for_each(|(id, v)| add(schema::binding_key(node, id), encode(v)));
+        }
+        self.pools.iter().for_each(|(id, v)| add(schema::pool_key(id), encode(v)));
+        records
+    }
+
+    /// The network people mean by `reference`: a name, an id, or the beginning of exactly one id.
+    pub fn find_network(&self, reference: &str) -> Option<&Network> {
+        if let Some(id) = reference.parse().ok().and_then(|name: NetworkName| self.names.get(&name)) {
+            return self.networks.get(id);
+        }
+        let mut matches = self.networks.values().filter(|n| n.id.as_str().starts_with(reference));
+        match (matches.next(), matches.next()) {
+            (Some(network), None) if !reference.is_empty() => Some(network),
+            _ => None,
+        }
+    }
+
+    /// All endpoints, network by network.
+    pub fn all_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.values().flat_map(BTreeMap::values)
+    }
+
+    /// The endpoint that uses `ip` on `network`.
+    pub fn endpoint_at(&self, network: &NetworkId, ip: IpAddr) -> Option<&Endpoint> {
+        let claim = self.addresses.get(network)?.get(&ip)?;
+        self.endpoints.get(network)?.get(claim.endpoint.as_ref()?)
+    }
+
+    /// A node's name, or its short id when it has no record.
+    pub fn node_name<'a>(&'a self, id: &'a NodeId) -> &'a str {
+        self.nodes.get(id).map_or_else(|| id.short(), |n| n.name.as_str())
+    }
+}
+
+/// A record as the store keeps it.
+pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    // The records hold only strings, numbers and maps with string keys: nothing JSON cannot write.
+    #[allow(clippy::expect_used)]
+    serde_json::to_vec(value).expect("a record can be written as JSON")
+}
+
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|e: T::Err| format!("its key is malformed: {e}"))
+}
+
+fn parse_pair<A, B>(text: &str) -> Result<(A, B), String>
+where
+    A: std::str::FromStr<Err: std::fmt::Display>,
+    B: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let (a, b) = text.split_once('/').ok_or("its key is malformed: a part is missing")?;
+    Ok((parse(a)?, parse(b)?))
+}
+
+fn put<K: Ord, V: DeserializeOwned>(
+    map: &mut BTreeMap<K, V>,
+    key: K,
+    value: Option<&[u8]>,
+) -> Result<(), String> {
+    match value.map(serde_json::from_slice) {
+        Some(Ok(value)) => {
+            map.insert(key, value);
+            Ok(())
+        }
+        Some(Err(error)) => {
+            map.remove(&key);
+            Err(error.to_string())
+        }
+        None => {
+            map.remove(&key);
+            Ok(())
+        }
+    }
+}
+
+fn put_nested<A: Ord, B: Ord, V: DeserializeOwned>(
+    map: &mut BTreeMap<A, BTreeMap<B, V>>,
+    outer: A,
+    inner: B,
+    value: Option<&[u8]>,
+) -> Result<(), String> {
+    use std::collections::btree_map::Entry;
+    match map.entry(outer) {
+        Entry::Vacant(_) if value.is_none() => Ok(()),
+        Entry::Vacant(slot) => {
+            let mut nested = BTreeMap::new();
+            put(&mut nested, inner, value)?;
+            slot.insert(nested);
+            Ok(())
+        }
+        Entry::Occupied(mut slot) => {
+            let outcome = put(slot.get_mut(), inner, value);
+            if slot.get().is_empty() {
+                slot.remove();
+            }
+            outcome
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Subnet, unix_now};
+
+    fn network(name: &str) -> Network {
+        Network {
+            id: NetworkId::random(),
+            name: Some(name.parse().unwrap()),
+            vni: Vni::new(4096).unwrap(),
+            subnets: vec![Subnet::new("10.9.0.0/24".parse().unwrap())],
+            mtu: None,
+            internal: false,
+            labels: BTreeMap::new(),
+            options: BTreeMap::new(),
+            address_driver: crate::AddressDriver::Engine(NodeId::random()),
+            removing: false,
+            created_by: NodeId::random(),
+            created: unix_now(),
+        }
+    }
+
+    #[test]
+    fn a_snapshot_survives_being_written_and_read() {
+        let n = network("blue");
+        let mut snapshot = Snapshot::default();
+        for (key, value) in [
+            (schema::network_key(&n.id), encode(&n)),
+            (schema::name_key(n.name.as_ref().unwrap()), encode(&n.id)),
+            (schema::vni_key(n.vni), encode(&n.id)),
+        ] {
+            snapshot.apply(&Change { key, value: Some(value) }).unwrap();
+        }
+        let (again, bad) = Snapshot::from_records(Revision::ZERO, snapshot.to_records());
+        assert_eq!((again, bad), (snapshot.clone(), vec![]));
+        assert_eq!(snapshot.find_network("blue").unwrap().id, n.id);
+        assert_eq!(snapshot.find_network(n.id.short()).unwrap().id, n.id);
+        assert!(snapshot.find_network("green").is_none());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_named_and_left_out() {
+        let n = network("blue");
+        let mut snapshot = Snapshot::default();
+        let key = schema::network_key(&n.id);
+        snapshot.apply(&Change { key: key.clone(), value: Some(encode(&n)) }).unwrap();
+        let error = snapshot.apply(&Change { key: key.clone(), value: Some(b"{".to_vec()) }).unwrap_err();
+        assert_eq!(error.key, key);
+        assert_eq!(snapshot, Snapshot::default());
+    }
+
+    #[test]
+    fn removing_the_last_endpoint_leaves_nothing_behind() {
+        let mut snapshot = Snapshot::default();
+        let (network, ip) = (NetworkId::random(), "10.0.0.2".parse().unwrap());
+        let claim = AddressClaim {
+            kind: crate::ClaimKind::Endpoint,
+            node: NodeId::random(),
+            endpoint: None,
+            since: 0,
+        };
+        let key = schema::address_key(&network, ip);
+        let touched = snapshot.apply(&Change { key: key.clone(), value: Some(encode(&claim)) }).unwrap();
+        assert_eq!(touched, Touched::Address(network, ip));
+        snapshot.apply(&Change { key, value: None }).unwrap();
+        assert_eq!(snapshot, Snapshot::default());
+    }
+}

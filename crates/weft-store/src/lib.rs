@@ -1,0 +1,49 @@
+//! Where the cluster's records live: one trait, and one file for each store that implements it.
+//!
+//! A store is a map from keys to values with one revision for the whole of it: every committed transaction
+//! raises it, every record remembers the one that wrote it, a watch delivers every change after a given one
+//! once and in order or ends with an error. The records' layout is [`weft_model::schema`]'s business.
+
+mod record;
+mod url;
+
+pub use record::{Batch, Compare, LeaseId, Listing, Outcome, Record, StoreError, Txn, Watch, Write};
+pub use url::{StoreUrl, UrlError};
+
+use async_trait::async_trait;
+use std::time::Duration;
+use weft_model::Revision;
+
+/// A store. Keys are relative to the prefix of the store's URL, which the implementer adds and takes off.
+///
+/// What an implementer must guarantee: transactions are atomic and linearizable; revisions never go back within
+/// the life of the store; a call either took effect and says so, or fails with an error; after
+/// [`StoreError::Unreachable`] a transaction may or may not have taken effect, and the caller looks.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The store's address, for people to read (no secrets in it).
+    fn address(&self) -> String;
+
+    /// The record at `key`.
+    async fn get(&self, key: &str) -> Result<Option<Record>, StoreError>;
+
+    /// All records whose keys begin with `prefix`, in the order of their keys, all as of one revision.
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
+
+    /// Every change after `after` to keys that begin with `prefix`: each once, in order, all changes of one
+    /// revision in one batch. The stream ends with an error when it cannot go on;
+    /// [`StoreError::Compacted`] when history since `after` is gone (then list again).
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
+
+    /// Does all writes if all compares hold, else none.
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError>;
+
+    /// A lease that ends `ttl` after its last sign of life; records bound to it end with it.
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
+
+    /// A sign of life. [`StoreError::LeaseLost`] when the lease has ended.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// Ends a lease and the records bound to it. Ending one that has ended is no error.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+}

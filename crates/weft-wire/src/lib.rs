@@ -1,0 +1,1 @@
+//! Bytes on the wire: VXLAN, ARP and ND, parsed and emitted.
