@@ -1,1 +1,12 @@
-//! Pure decisions: addresses, and from a snapshot of the cluster to the kernel state of this host.
+//! Pure decisions: which address an endpoint gets, and what this host's kernel should hold.
+//!
+//! A snapshot of the cluster goes in, the desired [`HostState`] comes out; the difference to what the kernel
+//! has (observed, never remembered) is a list of [`Op`]s. Nothing here does I/O, so all of it is tested with
+//! values, and a simulation can run it without a kernel.
+
+mod state;
+
+pub use state::{
+    Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
+    far_end_name, port_name, vxlan_name,
+};

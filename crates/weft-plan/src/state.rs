@@ -1,0 +1,199 @@
+//! The kernel objects of one host, as values: the same type for what should be and for what is.
+
+use ipnet::IpNet;
+use std::{collections::BTreeMap, net::IpAddr};
+use weft_model::{EndpointId, MacAddr, Mtu, Vni};
+
+/// All kernel objects of weft's on one host: those that should be there, or those that were seen.
+pub type HostState = BTreeMap<Key, Object>;
+
+/// Which object. The order is the order of creation: an object depends only on ones before it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    /// A network's bridge.
+    Bridge(Vni),
+    /// A network's VXLAN device, a port of its bridge.
+    Vxlan(Vni),
+    /// The host-side end of an endpoint's veth pair, a port of the bridge. Named by device, not by endpoint:
+    /// of an unknown one that was found, the name is all there is.
+    Port(Vni, String),
+    /// A peer VTEP that gets a copy of every broadcast, multicast and unknown-destination frame.
+    Flood(Vni, IpAddr),
+    /// Where frames for a MAC address go.
+    Fdb(Vni, MacAddr),
+    /// The MAC address of a remote endpoint's address: how ARP and ND are answered on this host.
+    Neighbour(Vni, IpAddr),
+}
+
+impl Key {
+    /// The network it belongs to.
+    pub fn vni(&self) -> Vni {
+        match self {
+            Self::Bridge(vni)
+            | Self::Vxlan(vni)
+            | Self::Port(vni, _)
+            | Self::Flood(vni, _)
+            | Self::Fdb(vni, _)
+            | Self::Neighbour(vni, _) => *vni,
+        }
+    }
+
+    /// The kind of object, in the words of status and metrics.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bridge(_) => "bridge",
+            Self::Vxlan(_) => "vxlan",
+            Self::Port(..) => "port",
+            Self::Flood(..) => "flood",
+            Self::Fdb(..) => "fdb",
+            Self::Neighbour(..) => "neighbour",
+        }
+    }
+}
+
+/// An object's attributes. Its kind is its key's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// See [`Key::Bridge`].
+    Bridge(Bridge),
+    /// See [`Key::Vxlan`].
+    Vxlan(Vxlan),
+    /// See [`Key::Port`].
+    Port(Port),
+    /// See [`Key::Flood`]: there or not.
+    Flood,
+    /// See [`Key::Fdb`].
+    Fdb(Fdb),
+    /// See [`Key::Neighbour`].
+    Neighbour(Neighbour),
+}
+
+/// A network's bridge: no addresses, nothing learned, no STP, no multicast snooping.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    /// Its MAC address, set at creation.
+    pub mac: MacAddr,
+    /// Its MTU: the network's.
+    pub mtu: Mtu,
+    /// Whether it is administratively up.
+    pub up: bool,
+}
+
+/// A network's VXLAN device: its UDP socket is in the host's namespace, the device in the overlay namespace;
+/// no learning, ARP and ND answered by it (`proxy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// This host's VTEP address: the outer source of every frame.
+    pub local: IpAddr,
+    /// The UDP destination port.
+    pub port: u16,
+    /// Its MAC address, set at creation.
+    pub mac: MacAddr,
+    /// Its MTU: the network's.
+    pub mtu: Mtu,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it is a port of the network's bridge with learning off.
+    pub bridged: bool,
+}
+
+/// The host-side end of an endpoint's veth pair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Its MTU.
+    pub mtu: Mtu,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Whether it is a port of the network's bridge with learning off.
+    pub bridged: bool,
+    /// What to do with the other end when the pair has to be made. `None` in what was observed, and without
+    /// part in comparisons: whether the other end is right is the sandbox's affair.
+    pub far_end: Option<PortFarEnd>,
+}
+
+/// The other end of a veth pair, at its creation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortFarEnd {
+    /// Its name as long as it is in the host's namespace: see [`far_end_name`].
+    pub name: String,
+    /// Its MAC address: the endpoint's.
+    pub mac: MacAddr,
+    /// Where weft moves it and how it is set up there. `None`: it stays in the host's namespace for the engine
+    /// to take.
+    pub sandbox: Option<FarEndSandbox>,
+}
+
+/// How the far end is set up in its sandbox by weft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FarEndSandbox {
+    /// The namespace's path.
+    pub path: String,
+    /// The interface's name in there.
+    pub interface: String,
+    /// Its addresses with the subnets' prefix lengths.
+    pub addresses: Vec<IpNet>,
+}
+
+/// Where frames for a MAC address go: for a local endpoint to its port, for a remote one to the VXLAN device
+/// and from there to a VTEP. What was observed may be half of that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fdb {
+    /// The device that the bridge's static entry names.
+    pub port: Option<String>,
+    /// The destination in the VXLAN device's entry.
+    pub vtep: Option<IpAddr>,
+}
+
+/// A permanent neighbour entry on the VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// The endpoint's MAC address.
+    pub mac: MacAddr,
+}
+
+/// One change to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Make it: it was not there.
+    Create(Key, Object),
+    /// Make it as it should be, in place: it is there with other attributes.
+    Change {
+        /// Which.
+        key: Key,
+        /// As it is.
+        from: Object,
+        /// As it should be.
+        to: Object,
+    },
+    /// Remove it.
+    Remove(Key),
+}
+
+impl Op {
+    /// The object it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Create(key, _) | Self::Change { key, .. } | Self::Remove(key) => key,
+        }
+    }
+}
+
+/// The name of a network's bridge: `weft-br4096`. At most 15 bytes, as IFNAMSIZ demands.
+pub fn bridge_name(vni: Vni) -> String {
+    format!("weft-br{vni}")
+}
+
+/// The name of a network's VXLAN device: `weft-vx4096`.
+pub fn vxlan_name(vni: Vni) -> String {
+    format!("weft-vx{vni}")
+}
+
+/// The name of the host-side end of an endpoint's veth pair: `weft-` and ten digits of its id.
+pub fn port_name(endpoint: &EndpointId) -> String {
+    format!("weft-{}", &endpoint.as_str()[..10])
+}
+
+/// The name of the other end until it is moved into its sandbox: `weftc` and ten digits of the endpoint's id.
+pub fn far_end_name(endpoint: &EndpointId) -> String {
+    format!("weftc{}", &endpoint.as_str()[..10])
+}
