@@ -24,7 +24,7 @@ pub use mtu::{ETHERNET_HEADER, Mtu, MtuError, vxlan_overhead};
 pub use network::{AddressDriver, NameError, Network, NetworkName, Subnet, SubnetError};
 pub use node::{HostRoute, Node};
 pub use revision::Revision;
-pub use schema::{Binding, Pool};
+pub use schema::{Binding, Pool, Removing};
 pub use snapshot::{BadRecord, Change, Snapshot, Touched, encode};
 pub use vni::{Vni, VniError, VniRange};
 

@@ -36,10 +36,6 @@ pub struct Network {
     /// Who chooses the addresses of its endpoints.
     #[serde(default)]
     pub address_driver: AddressDriver,
-    /// Its removal has begun: nothing new may join it. Set before the last look for endpoints, so that none can
-    /// slip in between the look and the removal.
-    #[serde(default)]
-    pub removing: bool,
     /// The node it was made on.
     pub created_by: NodeId,
     /// When it was made.

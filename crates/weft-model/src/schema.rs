@@ -15,6 +15,7 @@
 //! | `v1/endpoints/NETWORK/ENDPOINT` | [`crate::Endpoint`] | by its node |
 //! | `v1/addresses/NETWORK/IP` | [`crate::AddressClaim`] | created only where absent: one holder |
 //! | `v1/bindings/NODE/ENGINE-NETWORK` | [`Binding`] | by that node: its engine's copy of a network |
+//! | `v1/removing/NETWORK` | [`Removing`] | while the network is being removed: nothing may join it |
 //! | `v1/pools/POOL` | [`Pool`] | by an engine's IPAM call, until a network is made of it |
 
 use crate::{Endpoint, EndpointId, NetworkId, NetworkName, NodeId, Subnet, UnixSeconds, Vni};
@@ -44,6 +45,8 @@ pub const ENDPOINTS: &str = "v1/endpoints/";
 pub const ADDRESSES: &str = "v1/addresses/";
 /// Prefix of [`binding_key`].
 pub const BINDINGS: &str = "v1/bindings/";
+/// Prefix of [`removing_key`].
+pub const REMOVING: &str = "v1/removing/";
 /// Prefix of [`pool_key`].
 pub const POOLS: &str = "v1/pools/";
 
@@ -61,6 +64,16 @@ pub struct Binding {
     pub network: NetworkId,
     /// Whether weft made the copy (else the operator did, through the engine).
     pub mirrored: bool,
+}
+
+/// The mark that a network's removal has begun. It is set before the last look for endpoints, and every new
+/// endpoint is written on the condition that it is absent, so that none slips in between the look and the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removing {
+    /// The node that removes it.
+    pub node: NodeId,
+    /// Since when.
+    pub since: UnixSeconds,
 }
 
 /// A pool handed to an engine's IPAM call before the network it is for exists. Once the network is made, the
@@ -112,6 +125,10 @@ pub fn address_key(network: &NetworkId, ip: IpAddr) -> String {
 /// `v1/bindings/NODE/ENGINE-NETWORK`
 pub fn binding_key(node: &NodeId, engine_network: &str) -> String {
     format!("{BINDINGS}{node}/{engine_network}")
+}
+/// `v1/removing/NETWORK`
+pub fn removing_key(network: &NetworkId) -> String {
+    format!("{REMOVING}{network}")
 }
 /// `v1/pools/POOL`
 pub fn pool_key(pool: &str) -> String {

@@ -274,7 +274,6 @@ mod tests {
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
             address_driver: crate::AddressDriver::Engine(NodeId::random()),
-            removing: false,
             created_by: NodeId::random(),
             created: unix_now(),
         }
