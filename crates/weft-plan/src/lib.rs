@@ -4,8 +4,22 @@
 //! has (observed, never remembered) is a list of [`Op`]s. Nothing here does I/O, so all of it is tested with
 //! values, and a simulation can run it without a kernel.
 
+mod diff;
+mod holder;
+mod ipam;
+mod members;
+pub mod model_kernel;
+mod mtu;
+mod plan;
+mod planner;
 mod state;
 
+pub use diff::{diff, diff_keys, is_as_desired};
+pub use holder::describe_holder;
+pub use ipam::{IpamError, Order, choose, choose_subnet, choose_vni, conflicting_route};
+pub use mtu::{network_mtu, tunnel_mtu};
+pub use plan::plan;
+pub use planner::Planner;
 pub use state::{
     Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
     far_end_name, port_name, vxlan_name,

@@ -1,7 +1,11 @@
 //! The kernel objects of one host, as values: the same type for what should be and for what is.
 
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 use weft_model::{EndpointId, MacAddr, Mtu, Vni};
 
 /// All kernel objects of weft's on one host: those that should be there, or those that were seen.
@@ -49,6 +53,38 @@ impl Key {
             Self::Neighbour(..) => "neighbour",
         }
     }
+}
+
+impl fmt::Display for Key {
+    /// `fdb 02:42:0a:00:00:02 (VNI 4096)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge(vni) => write!(f, "bridge {}", bridge_name(*vni)),
+            Self::Vxlan(vni) => write!(f, "vxlan {}", vxlan_name(*vni)),
+            Self::Port(vni, device) => write!(f, "port {device} (VNI {vni})"),
+            Self::Flood(vni, vtep) => write!(f, "flood {vtep} (VNI {vni})"),
+            Self::Fdb(vni, mac) => write!(f, "fdb {mac} (VNI {vni})"),
+            Self::Neighbour(vni, ip) => write!(f, "neighbour {ip} (VNI {vni})"),
+        }
+    }
+}
+
+/// The keys of one network in a state, found without looking at the others.
+pub(crate) fn keys_of(state: &HostState, vni: Vni) -> impl Iterator<Item = &Key> {
+    let lowest = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let starts = [
+        Key::Bridge(vni),
+        Key::Vxlan(vni),
+        Key::Port(vni, String::new()),
+        Key::Flood(vni, lowest),
+        Key::Fdb(vni, MacAddr::ZERO),
+        Key::Neighbour(vni, lowest),
+    ];
+    starts.into_iter().flat_map(move |start| {
+        let kind = start.kind();
+        let from_start = state.range(start..).map(|(key, _)| key);
+        from_start.take_while(move |key| key.kind() == kind && key.vni() == vni)
+    })
 }
 
 /// An object's attributes. Its kind is its key's.

@@ -1,0 +1,161 @@
+//! What this host's kernel should hold, computed from all records.
+//!
+//! For every network that has an endpoint on this host: a bridge, a VXLAN device, a port for each endpoint
+//! here, and for each endpoint elsewhere where its frames go and how its addresses are answered for. An endpoint
+//! elsewhere counts if its node has a record with a VTEP address of this node's family; whether its node's lease
+//! lives does not matter: a store that is away must not cut anybody off.
+//!
+//! Each endpoint *claims* keys of the state. Claims clash only when records contradict each other (two
+//! endpoints with one address); then the endpoint of the later start, then the later made, then the greater id
+//! has it, on every host alike.
+
+use crate::{
+    mtu::tunnel_mtu,
+    state::{
+        Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, far_end_name,
+        port_name, vxlan_name,
+    },
+};
+use ipnet::IpNet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Network, NodeId, Snapshot, UnixSeconds, Vni};
+
+/// The kernel state that `this` node should have.
+///
+/// Empty when the node has no record or no VTEP address: the daemon puts its own record into the snapshot
+/// before it plans. The same for the same records, whatever their history.
+/// Two networks with one VNI cannot come from weft; of such the one with the smaller id is planned.
+pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
+    let mut state = HostState::new();
+    let Some(underlay) = Underlay::of(snapshot, this) else { return state };
+    let mut vnis = BTreeSet::new();
+    for (id, network) in &snapshot.networks {
+        if !vnis.insert(network.vni) {
+            continue;
+        }
+        let Some(endpoints) = snapshot.endpoints.get(id) else { continue };
+        let Some(segment) = underlay.segment(network) else { continue };
+        if endpoints.values().all(|e| e.node != *this) {
+            continue;
+        }
+        state.extend(underlay.devices(&segment));
+        let mut in_order: Vec<_> = endpoints.iter().collect();
+        in_order.sort_by_key(|(id, endpoint)| rank(id, endpoint));
+        for (id, endpoint) in in_order {
+            if let Some(vtep) = underlay.peer(&endpoint.node) {
+                state.insert(Key::Flood(segment.vni, vtep), Object::Flood);
+            }
+            for (key, object) in underlay.claims(&segment, id, endpoint) {
+                match object {
+                    Some(object) => state.insert(key, object),
+                    None => state.remove(&key),
+                };
+            }
+        }
+    }
+    state
+}
+
+/// Of two endpoints with one address, the one whose rank is greater has it.
+pub(crate) fn rank<'a>(id: &'a EndpointId, endpoint: &Endpoint) -> (u64, UnixSeconds, &'a EndpointId) {
+    (endpoint.epoch, endpoint.created, id)
+}
+
+/// A key that an endpoint makes its own, and the object it puts there. `None`: that there be nothing.
+pub(crate) type Claim = (Key, Option<Object>);
+
+/// A network as the kernel knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub vni: Vni,
+    pub mtu: Mtu,
+}
+
+/// What the nodes' records say about the wire between this node and the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Underlay {
+    pub this: NodeId,
+    pub vtep: IpAddr,
+    pub port: u16,
+    pub mtu: Option<Mtu>,
+    /// The other nodes that can be reached, and the address to reach each at.
+    pub peers: BTreeMap<NodeId, IpAddr>,
+}
+
+impl Underlay {
+    pub fn of(snapshot: &Snapshot, this: &NodeId) -> Option<Self> {
+        let node = snapshot.nodes.get(this)?;
+        let vtep = *node.vteps.first()?;
+        let others = snapshot.nodes.iter().filter(|(id, _)| *id != this);
+        let peers = others
+            .filter_map(|(id, node)| Some((id.clone(), node.vtep_like(vtep)?)))
+            // A node at our own address would have us send frames to ourselves.
+            .filter(|(_, peer)| *peer != vtep)
+            .collect();
+        let mtu = tunnel_mtu(snapshot.nodes.values(), vtep);
+        Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, peers })
+    }
+
+    /// Where to send frames for `node`. `None`: it is this one, or it cannot be reached.
+    pub fn peer(&self, node: &NodeId) -> Option<IpAddr> {
+        self.peers.get(node).copied()
+    }
+
+    pub fn segment(&self, network: &Network) -> Option<Segment> {
+        Some(Segment { vni: network.vni, mtu: network.mtu.or(self.mtu)? })
+    }
+
+    /// The devices that a network has on this host, whoever is on it.
+    pub fn devices(&self, segment: &Segment) -> [(Key, Object); 2] {
+        let Segment { vni, mtu } = *segment;
+        let mac = MacAddr::for_device(vni.get());
+        let (local, port) = (self.vtep, self.port);
+        [
+            (Key::Bridge(vni), Object::Bridge(Bridge { mac, mtu, up: true })),
+            (Key::Vxlan(vni), Object::Vxlan(Vxlan { local, port, mac, mtu, up: true, bridged: true })),
+        ]
+    }
+
+    /// What an endpoint makes of the state, flooding apart (that follows from its node alone).
+    pub fn claims(&self, segment: &Segment, id: &EndpointId, endpoint: &Endpoint) -> Vec<Claim> {
+        let vni = segment.vni;
+        // No frame can be sent to a group address or to zero; as a FDB key they mean something else.
+        let mac = Some(endpoint.mac).filter(|mac| mac.is_unicast());
+        let mut claims = Vec::with_capacity(4);
+        let (fdb, neighbour) = if endpoint.node == self.this {
+            let port = port_name(id);
+            claims
+                .push((Key::Port(vni, port.clone()), Some(Object::Port(local_port(segment, id, endpoint)))));
+            // A local endpoint answers for its addresses itself.
+            (Fdb { port: Some(port), vtep: None }, None)
+        } else {
+            let (Some(vtep), Some(mac)) = (self.peer(&endpoint.node), mac) else { return claims };
+            (Fdb { port: Some(vxlan_name(vni)), vtep: Some(vtep) }, Some(Neighbour { mac }))
+        };
+        if let Some(mac) = mac {
+            claims.push((Key::Fdb(vni, mac), Some(Object::Fdb(fdb))));
+        }
+        let neighbour = neighbour.map(Object::Neighbour);
+        claims.extend(endpoint.addresses().map(|ip| (Key::Neighbour(vni, ip), neighbour.clone())));
+        claims
+    }
+}
+
+fn local_port(segment: &Segment, id: &EndpointId, endpoint: &Endpoint) -> Port {
+    // Once there is a sandbox (after the engine's Join, or in `weft attach`) a pair that has to be made is one
+    // that was lost or that weft itself moves in: in either case it goes straight into the sandbox.
+    let sandbox = endpoint.sandbox.as_ref().map(|sandbox| FarEndSandbox {
+        path: sandbox.path.clone(),
+        interface: sandbox.interface.clone(),
+        addresses: endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6)).collect(),
+    });
+    Port {
+        mtu: segment.mtu,
+        up: true,
+        bridged: true,
+        far_end: Some(PortFarEnd { name: far_end_name(id), mac: endpoint.mac, sandbox }),
+    }
+}

@@ -1,0 +1,180 @@
+//! The desired state kept up to date: [`crate::plan`] for a cluster that changes, at the cost of the change.
+
+use crate::{
+    members::{Desired, Members},
+    plan::{Segment, Underlay},
+    state::{HostState, Key},
+};
+use std::collections::{BTreeMap, BTreeSet};
+use weft_model::{NetworkId, NodeId, Snapshot, Touched, Vni};
+
+/// Holds what [`crate::plan`] would compute and follows the snapshot's changes.
+///
+/// A change of an endpoint costs the same in a network of ten members and of a hundred thousand, unless it is the
+/// first or last of its network on this host. A node's costs as much as it has endpoints on networks of this
+/// host; a network's as much as it has members; a changed MTU or address of this host, everything.
+/// It must be told of every change; changes may be told after the snapshot has moved on, in any order.
+pub struct Planner {
+    this: NodeId,
+    underlay: Option<Underlay>,
+    vnis: BTreeMap<NetworkId, Vni>,
+    networks_by_vni: BTreeMap<Vni, BTreeSet<NetworkId>>,
+    /// The networks with an endpoint on this host.
+    members: BTreeMap<NetworkId, Members>,
+    desired: Desired,
+}
+
+impl Planner {
+    /// A planner for this node, with nothing planned.
+    pub fn new(this: NodeId) -> Self {
+        Self {
+            this,
+            underlay: None,
+            vnis: BTreeMap::new(),
+            networks_by_vni: BTreeMap::new(),
+            members: BTreeMap::new(),
+            desired: Desired::default(),
+        }
+    }
+
+    /// What the kernel should hold: [`crate::plan`] of the snapshot last seen.
+    pub fn desired(&self) -> &HostState {
+        &self.desired.state
+    }
+
+    /// Begins again with this snapshot, and tells the keys whose objects changed.
+    pub fn reset(&mut self, snapshot: &Snapshot) -> BTreeSet<Key> {
+        self.plan_all(snapshot);
+        self.desired.take_changed()
+    }
+
+    /// Takes note of one change, which the snapshot already has, and tells the keys whose objects changed.
+    pub fn update(&mut self, snapshot: &Snapshot, touched: &Touched) -> BTreeSet<Key> {
+        match touched {
+            Touched::Node(_) => self.nodes_changed(snapshot),
+            Touched::Network(network) => self.network_changed(snapshot, network),
+            Touched::Endpoint(network, id) => {
+                if snapshot.networks.get(network).map(|n| n.vni) != self.vnis.get(network).copied() {
+                    // This was told before the network's own change.
+                    self.network_changed(snapshot, network);
+                }
+                let endpoint = snapshot.endpoints.get(network).and_then(|endpoints| endpoints.get(id));
+                if let (Some(members), Some(underlay)) = (self.members.get_mut(network), &self.underlay) {
+                    members.put(underlay, id, endpoint, &mut self.desired);
+                    if !members.any_on(&self.this) {
+                        self.withdraw(network);
+                    }
+                } else if endpoint.is_some_and(|e| e.node == self.this) {
+                    self.settle(snapshot, network);
+                }
+            }
+            Touched::Address(..) | Touched::Binding(..) | Touched::Other => {}
+        }
+        self.desired.take_changed()
+    }
+
+    fn plan_all(&mut self, snapshot: &Snapshot) {
+        for id in self.members.keys().cloned().collect::<Vec<_>>() {
+            self.withdraw(&id);
+        }
+        self.underlay = Underlay::of(snapshot, &self.this);
+        self.vnis = snapshot.networks.iter().map(|(id, network)| (id.clone(), network.vni)).collect();
+        self.networks_by_vni.clear();
+        for (id, vni) in &self.vnis {
+            self.networks_by_vni.entry(*vni).or_default().insert(id.clone());
+        }
+        for id in snapshot.networks.keys() {
+            self.settle(snapshot, id);
+        }
+    }
+
+    fn nodes_changed(&mut self, snapshot: &Snapshot) {
+        let new = Underlay::of(snapshot, &self.this);
+        let (Some(old), Some(new)) = (&self.underlay, &new) else {
+            if self.underlay != new {
+                self.plan_all(snapshot);
+            }
+            return;
+        };
+        if (old.vtep, old.port, old.mtu) != (new.vtep, new.port, new.mtu) {
+            return self.plan_all(snapshot);
+        }
+        let both: BTreeSet<&NodeId> = old.peers.keys().chain(new.peers.keys()).collect();
+        let changed: Vec<&NodeId> = both.into_iter().filter(|id| old.peer(id) != new.peer(id)).collect();
+        for (network, members) in &mut self.members {
+            let endpoints = snapshot.endpoints.get(network);
+            let ids: Vec<_> = changed.iter().flat_map(|node| members.on(node)).collect();
+            for id in ids {
+                members.put(new, &id, endpoints.and_then(|e| e.get(&id)), &mut self.desired);
+            }
+        }
+        self.underlay = Some(new.clone());
+    }
+
+    /// Follows a network's record. Where what the kernel sees of it is the same, nothing is planned again.
+    fn network_changed(&mut self, snapshot: &Snapshot, id: &NetworkId) {
+        let vni = snapshot.networks.get(id).map(|network| network.vni);
+        let old = match vni {
+            Some(vni) => self.vnis.insert(id.clone(), vni),
+            None => self.vnis.remove(id),
+        };
+        if old != vni {
+            if let Some(old) = old
+                && let Some(networks) = self.networks_by_vni.get_mut(&old)
+            {
+                networks.remove(id);
+                if networks.is_empty() {
+                    self.networks_by_vni.remove(&old);
+                }
+            }
+            if let Some(vni) = vni {
+                self.networks_by_vni.entry(vni).or_default().insert(id.clone());
+            }
+        }
+        // Those that had to give way to it, or now have to.
+        let others = [old, vni].into_iter().flatten().filter_map(|vni| self.networks_by_vni.get(&vni));
+        let mut affected: BTreeSet<NetworkId> = others.flatten().cloned().collect();
+        affected.insert(id.clone());
+        // First what goes, then what comes: both may stand at the same keys.
+        for id in &affected {
+            let wanted = self.segment(snapshot, id);
+            if self.members.get(id).is_some_and(|members| Some(members.segment()) != wanted) {
+                self.withdraw(id);
+            }
+        }
+        affected.iter().for_each(|id| self.settle(snapshot, id));
+    }
+
+    /// What the kernel should see of a network, if anything.
+    fn segment(&self, snapshot: &Snapshot, id: &NetworkId) -> Option<Segment> {
+        let network = snapshot.networks.get(id)?;
+        let owner = self.networks_by_vni.get(&network.vni)?.first()?;
+        if owner == id { self.underlay.as_ref()?.segment(network) } else { None }
+    }
+
+    /// Plans a network that is not planned yet, if it should be.
+    fn settle(&mut self, snapshot: &Snapshot, id: &NetworkId) {
+        if self.members.contains_key(id) {
+            return;
+        }
+        let (Some(segment), Some(endpoints)) = (self.segment(snapshot, id), snapshot.endpoints.get(id))
+        else {
+            return;
+        };
+        let Some(underlay) = &self.underlay else { return };
+        if endpoints.values().all(|endpoint| endpoint.node != self.this) {
+            return;
+        }
+        let mut members = Members::new(underlay, segment, &mut self.desired);
+        for (endpoint, record) in endpoints {
+            members.put(underlay, endpoint, Some(record), &mut self.desired);
+        }
+        self.members.insert(id.clone(), members);
+    }
+
+    fn withdraw(&mut self, id: &NetworkId) {
+        if let Some(members) = self.members.remove(id) {
+            members.withdraw(&mut self.desired);
+        }
+    }
+}
