@@ -24,3 +24,6 @@ pub use state::{
     Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
     far_end_name, port_name, vxlan_name,
 };
+
+#[cfg(test)]
+mod tests;

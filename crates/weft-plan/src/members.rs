@@ -61,7 +61,7 @@ pub(crate) struct Members {
 impl Members {
     /// A network without members: its devices.
     pub fn new(underlay: &Underlay, segment: Segment, desired: &mut Desired) -> Self {
-        for (key, object) in underlay.devices(&segment) {
+        for (key, object) in underlay.devices(segment) {
             desired.set(key, Some(object));
         }
         let (made, claimants) = (BTreeMap::new(), BTreeMap::new());
@@ -96,7 +96,7 @@ impl Members {
                 epoch: endpoint.epoch,
                 created: endpoint.created,
                 vtep: underlay.peer(&endpoint.node),
-                claims: underlay.claims(&self.segment, id, endpoint),
+                claims: underlay.claims(self.segment, id, endpoint),
             };
             keys.append(&mut self.enter(id, made));
         }

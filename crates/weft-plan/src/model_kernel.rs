@@ -76,9 +76,7 @@ fn set(kernel: &mut HostState, key: &Key, object: &Object) -> Result<(), OpRefus
         && !vxlan.up
     {
         // Linux flushes all neighbours of a device that goes down, permanent ones too.
-        let keys: Vec<Key> =
-            keys_of(kernel, vni).filter(|k| matches!(k, Key::Neighbour(..))).cloned().collect();
-        keys.iter().for_each(|k| drop(kernel.remove(k)));
+        lose_objects(kernel, vni, |key| matches!(key, Key::Neighbour(..)));
     }
     Ok(())
 }
@@ -106,11 +104,7 @@ fn remove(kernel: &mut HostState, key: &Key) {
         Key::Vxlan(_) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
             lose_entries(kernel, vni, |_| Some(Half::Vxlan));
-            let keys: Vec<Key> = keys_of(kernel, vni)
-                .filter(|k| matches!(k, Key::Flood(..) | Key::Neighbour(..)))
-                .cloned()
-                .collect();
-            keys.iter().for_each(|k| drop(kernel.remove(k)));
+            lose_objects(kernel, vni, |key| matches!(key, Key::Flood(..) | Key::Neighbour(..)));
         }
         Key::Port(..) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
@@ -132,6 +126,13 @@ pub fn as_observed(object: &Object) -> Object {
 enum Half {
     Bridge,
     Vxlan,
+}
+
+fn lose_objects(kernel: &mut HostState, vni: Vni, lost: impl Fn(&Key) -> bool) {
+    let keys: Vec<Key> = keys_of(kernel, vni).filter(|key| lost(key)).cloned().collect();
+    for key in keys {
+        kernel.remove(&key);
+    }
 }
 
 fn lose_entries(kernel: &mut HostState, vni: Vni, lost: impl Fn(&Fdb) -> Option<Half>) {

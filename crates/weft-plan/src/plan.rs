@@ -41,14 +41,14 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
         if endpoints.values().all(|e| e.node != *this) {
             continue;
         }
-        state.extend(underlay.devices(&segment));
+        state.extend(underlay.devices(segment));
         let mut in_order: Vec<_> = endpoints.iter().collect();
         in_order.sort_by_key(|(id, endpoint)| rank(id, endpoint));
         for (id, endpoint) in in_order {
             if let Some(vtep) = underlay.peer(&endpoint.node) {
                 state.insert(Key::Flood(segment.vni, vtep), Object::Flood);
             }
-            for (key, object) in underlay.claims(&segment, id, endpoint) {
+            for (key, object) in underlay.claims(segment, id, endpoint) {
                 match object {
                     Some(object) => state.insert(key, object),
                     None => state.remove(&key),
@@ -109,8 +109,8 @@ impl Underlay {
     }
 
     /// The devices that a network has on this host, whoever is on it.
-    pub fn devices(&self, segment: &Segment) -> [(Key, Object); 2] {
-        let Segment { vni, mtu } = *segment;
+    pub fn devices(&self, segment: Segment) -> [(Key, Object); 2] {
+        let Segment { vni, mtu } = segment;
         let mac = MacAddr::for_device(vni.get());
         let (local, port) = (self.vtep, self.port);
         [
@@ -120,7 +120,7 @@ impl Underlay {
     }
 
     /// What an endpoint makes of the state, flooding apart (that follows from its node alone).
-    pub fn claims(&self, segment: &Segment, id: &EndpointId, endpoint: &Endpoint) -> Vec<Claim> {
+    pub fn claims(&self, segment: Segment, id: &EndpointId, endpoint: &Endpoint) -> Vec<Claim> {
         let vni = segment.vni;
         // No frame can be sent to a group address or to zero; as a FDB key they mean something else.
         let mac = Some(endpoint.mac).filter(|mac| mac.is_unicast());
@@ -144,7 +144,7 @@ impl Underlay {
     }
 }
 
-fn local_port(segment: &Segment, id: &EndpointId, endpoint: &Endpoint) -> Port {
+fn local_port(segment: Segment, id: &EndpointId, endpoint: &Endpoint) -> Port {
     // Once there is a sandbox (after the engine's Join, or in `weft attach`) a pair that has to be made is one
     // that was lost or that weft itself moves in: in either case it goes straight into the sandbox.
     let sandbox = endpoint.sandbox.as_ref().map(|sandbox| FarEndSandbox {

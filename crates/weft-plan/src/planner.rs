@@ -142,7 +142,9 @@ impl Planner {
                 self.withdraw(id);
             }
         }
-        affected.iter().for_each(|id| self.settle(snapshot, id));
+        for id in &affected {
+            self.settle(snapshot, id);
+        }
     }
 
     /// What the kernel should see of a network, if anything.

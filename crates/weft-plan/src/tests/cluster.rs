@@ -1,0 +1,194 @@
+//! Small clusters to plan for, written down or made at random.
+
+use crate::{HostState, model_kernel::as_observed};
+use proptest::prelude::*;
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+use weft_model::{
+    AddressDriver, Change, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Sandbox,
+    Snapshot, Subnet, Touched, Vni, encode, schema,
+};
+
+/// The id of the `n`th object. Numbers 3 and 4 differ only behind the tenth digit, from which names of devices
+/// are not made.
+pub fn id<T: FromStr<Err: std::fmt::Debug>>(n: usize) -> T {
+    let visible = if n == 4 { 3 } else { n };
+    format!("{visible:010x}{n:08x}").parse().unwrap()
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+pub fn vni(n: u32) -> Vni {
+    Vni::new(n).unwrap()
+}
+
+/// A node with these VTEP addresses on a wire of this MTU.
+pub fn node(n: usize, vteps: &[&str], mtu: u32) -> Node {
+    Node {
+        id: id(n),
+        name: format!("h{n}"),
+        vteps: vteps.iter().map(|text| ip(text)).collect(),
+        vxlan_port: 4789,
+        underlay_mtu: Mtu::new(mtu).unwrap(),
+        advertise: None,
+        version: "0.1.0".to_owned(),
+        epoch: 1,
+        started: 0,
+        routes: vec![],
+    }
+}
+
+/// A network on 10.9.0.0/24.
+pub fn network(n: usize, vni_number: u32) -> Network {
+    Network {
+        id: id(n),
+        name: Some(format!("net{n}").parse().unwrap()),
+        vni: vni(vni_number),
+        subnets: vec![Subnet::new("10.9.0.0/24".parse().unwrap())],
+        mtu: None,
+        internal: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        address_driver: AddressDriver::Weft,
+        created_by: id(0),
+        created: 0,
+    }
+}
+
+/// An endpoint at 10.9.(n / 256).(n % 256), with the MAC address that goes with it.
+pub fn endpoint(n: usize, network: usize, node: usize) -> Endpoint {
+    let address = IpAddr::from([10, 9, u8::try_from(n / 256).unwrap(), u8::try_from(n % 256).unwrap()]);
+    Endpoint {
+        id: id(n),
+        network: id(network),
+        node: id(node),
+        engine: "docker".to_owned(),
+        container: None,
+        sandbox: None,
+        mac: MacAddr::for_address(address),
+        ipv4: Some(format!("{address}/24").parse().unwrap()),
+        ipv6: None,
+        epoch: 1,
+        created: 0,
+    }
+}
+
+/// A snapshot of these records.
+pub fn snapshot(nodes: &[Node], networks: &[Network], endpoints: &[Endpoint]) -> Snapshot {
+    let mut snapshot = Snapshot::default();
+    for node in nodes {
+        put_node(&mut snapshot, &node.id, Some(node));
+    }
+    for network in networks {
+        put_network(&mut snapshot, &network.id, Some(network));
+    }
+    for e in endpoints {
+        put_endpoint(&mut snapshot, &e.network, &e.id, Some(e));
+    }
+    snapshot
+}
+
+fn put(snapshot: &mut Snapshot, key: String, value: Option<Vec<u8>>) -> Touched {
+    snapshot.apply(&Change { key, value }).unwrap()
+}
+
+pub fn put_node(snapshot: &mut Snapshot, id: &NodeId, node: Option<&Node>) -> Touched {
+    put(snapshot, schema::node_key(id), node.map(encode))
+}
+
+pub fn put_network(snapshot: &mut Snapshot, id: &NetworkId, network: Option<&Network>) -> Touched {
+    put(snapshot, schema::network_key(id), network.map(encode))
+}
+
+pub fn put_endpoint(
+    snapshot: &mut Snapshot,
+    network: &NetworkId,
+    id: &EndpointId,
+    endpoint: Option<&Endpoint>,
+) -> Touched {
+    put(snapshot, schema::endpoint_key(network, id), endpoint.map(encode))
+}
+
+/// A state as it would be seen in a kernel that has it.
+pub fn seen(state: &HostState) -> HostState {
+    state.iter().map(|(key, object)| (key.clone(), as_observed(object))).collect()
+}
+
+/// A change of one record.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Node(usize, Option<Node>),
+    Alive(usize, bool),
+    Network(usize, Option<Network>),
+    Endpoint(usize, usize, Option<Endpoint>),
+}
+
+impl Step {
+    pub fn apply(&self, snapshot: &mut Snapshot) -> Touched {
+        match self {
+            Self::Node(n, node) => put_node(snapshot, &id(*n), node.as_ref()),
+            Self::Alive(n, alive) => put(snapshot, schema::alive_key(&id(*n)), alive.then(|| encode(&1))),
+            Self::Network(n, network) => put_network(snapshot, &id(*n), network.as_ref()),
+            Self::Endpoint(network, n, endpoint) => {
+                put_endpoint(snapshot, &id(*network), &id(*n), endpoint.as_ref())
+            }
+        }
+    }
+}
+
+/// A change of a cluster of four nodes (0 is this one), three networks with two VNIs, and endpoints that often
+/// claim what others claim.
+pub fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..4usize, prop::option::weighted(0.8, any_vteps()), prop::sample::select(vec![90u32, 1500, 9000]))
+            .prop_map(|(n, vteps, mtu)| Step::Node(n, vteps.map(|vteps| node(n, &vteps, mtu)))),
+        1 => (0..4usize, any::<bool>()).prop_map(|(n, alive)| Step::Alive(n, alive)),
+        2 => (0..3usize, prop::option::weighted(0.8, (1..3u32, prop::option::of(Just(1400)))))
+            .prop_map(|(n, spec)| Step::Network(n, spec.map(|(vni, mtu)| Network {
+                mtu: mtu.map(|mtu| Mtu::new(mtu).unwrap()),
+                ..network(n, vni)
+            }))),
+        6 => (0..3usize, 0..8usize).prop_flat_map(|(network, n)| {
+            prop::option::weighted(0.75, any_endpoint(network, n))
+                .prop_map(move |endpoint| Step::Endpoint(network, n, endpoint))
+        }),
+    ]
+}
+
+fn any_vteps() -> impl Strategy<Value = Vec<&'static str>> {
+    let choice = |list: &[&'static str]| list.to_vec();
+    prop::sample::select(vec![
+        choice(&["192.0.2.1"]),
+        choice(&["192.0.2.2"]),
+        choice(&["192.0.2.3"]),
+        choice(&["192.0.2.4", "2001:db8::4"]),
+        choice(&["2001:db8::5", "192.0.2.5"]),
+        choice(&["2001:db8::6"]),
+        choice(&[]),
+    ])
+}
+
+fn any_endpoint(network: usize, n: usize) -> impl Strategy<Value = Endpoint> {
+    let mac = prop_oneof![
+        8 => (0..6u8).prop_map(|b| MacAddr([2, 0x42, 10, 9, 0, b])),
+        1 => Just(MacAddr::ZERO),
+        1 => Just(MacAddr([0x33, 0x33, 0, 0, 0, 1])),
+    ];
+    let place = (0..4usize, mac, prop::option::of(0..6u8), prop::option::of(0..4u16));
+    (place, 0..2u64, 0..2u64, any::<bool>()).prop_map(move |((node, mac, v4, v6), epoch, created, joined)| {
+        Endpoint {
+            mac,
+            ipv4: v4.map(|b| format!("10.9.0.{b}/24").parse().unwrap()),
+            ipv6: v6.map(|b| format!("fd00:9::{b}/64").parse().unwrap()),
+            epoch,
+            created,
+            sandbox: joined.then(|| Sandbox {
+                path: "/run/netns/c".to_owned(),
+                interface: "eth0".to_owned(),
+                configured_by_engine: true,
+            }),
+            ..endpoint(n, network, node)
+        }
+    })
+}
