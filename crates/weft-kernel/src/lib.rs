@@ -1,10 +1,41 @@
 //! The only crate that touches the kernel: namespaces, netlink; it observes and it applies.
+//!
+//! Per host there is one **overlay namespace** (`/run/netns/weft`), and in it, for every network with a member
+//! on this host, a bridge, a VXLAN device and the host-side ends of the containers' veth pairs. The VXLAN
+//! devices' UDP sockets are in the host's namespace. So no inner frame ever meets the host's firewall, and weft
+//! has no rule in it. State is read from the kernel, compared and changed, never remembered: see [`Kernel`].
+//!
+//! Where to find what: [`Linux`] is the real kernel; `observe` reads its state and `apply` changes it, with a
+//! file for each kind of object (`bridge`, `vxlan`, `port`, `fdb`, `neighbour`); [`Underlay`] tells of the
+//! host's addresses and routes, [`requirements`] of what is missing on this host, [`sandbox`] of what is in a
+//! container's namespace.
 
 use async_trait::async_trait;
 use weft_plan::{HostState, Op};
 
+mod apply;
+mod bridge;
+mod device;
 mod error;
+mod events;
+mod fdb;
+mod linux;
+mod namespace;
+mod neighbour;
+mod netlink;
+mod observe;
+mod port;
+mod removal;
+pub mod requirements;
+pub mod sandbox;
+mod underlay;
+mod vxlan;
+
 pub use error::KernelError;
+pub use linux::{Linux, LinuxOptions};
+pub use namespace::{NAMED_NAMESPACES, Namespace};
+pub use removal::remove_everything;
+pub use underlay::{Underlay, UnderlayWatch, host_routes, route_mtu, watch_underlay};
 
 /// A host's kernel, as the reconcile loop sees it. [`Linux`] is the real one; a simulation has its own.
 ///

@@ -1,0 +1,214 @@
+//! Changing the kernel: devices one by one, runs of FDB and neighbour operations as one pipeline.
+
+use crate::{
+    KernelError, bridge, fdb,
+    linux::Host,
+    neighbour,
+    netlink::{Netlink, Request},
+    port, vxlan,
+};
+use std::collections::HashMap;
+use weft_model::{MacAddr, Vni};
+use weft_plan::{Fdb, Key, Object, Op, bridge_name, vxlan_name};
+
+type Outcome = Result<(), KernelError>;
+
+impl Host {
+    /// Does the operations in their order; one result for each.
+    pub fn apply(&mut self, ops: &[Op]) -> Vec<Outcome> {
+        if let Err(error) = self.keep_overlay_namespace() {
+            return ops.iter().map(|_| Err(error.clone())).collect();
+        }
+        let mut outcomes = Vec::with_capacity(ops.len());
+        let mut rest = ops;
+        while let Some(first) = rest.first() {
+            let entries = rest.iter().take_while(|op| is_entry(op.key())).count();
+            if entries == 0 {
+                outcomes.push(self.apply_to_device(first));
+                rest = &rest[1..];
+            } else {
+                outcomes.extend(self.apply_entries(&rest[..entries]));
+                rest = &rest[entries..];
+            }
+        }
+        outcomes
+    }
+
+    fn apply_to_device(&mut self, op: &Op) -> Outcome {
+        let (key, want) = match op {
+            Op::Create(key, want) | Op::Change { key, to: want, .. } => (key, want),
+            Op::Remove(Key::Bridge(vni)) => return self.overlay.delete_device(&bridge_name(*vni)),
+            Op::Remove(Key::Vxlan(vni)) => return self.overlay.delete_device(&vxlan_name(*vni)),
+            Op::Remove(Key::Port(_, name)) => return self.overlay.delete_device(name),
+            Op::Remove(key) => return Err(mismatch(key)),
+        };
+        match (key, want) {
+            (Key::Bridge(vni), Object::Bridge(want)) => bridge::ensure(&mut self.overlay, *vni, want),
+            (Key::Vxlan(vni), Object::Vxlan(want)) => vxlan::ensure(self, *vni, want),
+            (Key::Port(vni, name), Object::Port(want)) => port::ensure(self, *vni, name, want),
+            _ => Err(mismatch(key)),
+        }
+    }
+
+    /// Does operations on FDB and neighbour entries, all requests in flight together.
+    pub(crate) fn apply_entries(&mut self, ops: &[Op]) -> Vec<Outcome> {
+        let mut indexes = Indexes::default();
+        let on_bridge = self.find_bridge_entries(ops, &mut indexes);
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(ops.len());
+        let mut requests = Vec::with_capacity(ops.len());
+        let mut origins = Vec::with_capacity(ops.len());
+        for (number, op) in ops.iter().enumerate() {
+            let steps = steps_of(op, on_bridge.get(&number).copied(), &mut indexes, &mut self.overlay);
+            match steps {
+                Ok(steps) => {
+                    for step in steps {
+                        origins.push((number, step.removes));
+                        requests.push(step.request);
+                    }
+                    outcomes.push(Ok(()));
+                }
+                Err(error) => outcomes.push(Err(error)),
+            }
+        }
+        for ((number, removes), answer) in origins.into_iter().zip(self.overlay.pipeline(requests)) {
+            let Err(error) = answer else { continue };
+            let already_gone = removes && error.is_absent();
+            if outcomes[number].is_ok() && !already_gone {
+                outcomes[number] = Err(error);
+            }
+        }
+        outcomes
+    }
+
+    /// To remove a bridge's entry its port must be named, and an operation that removes one does not say it: so
+    /// the bridges are asked. The ports by the numbers of the operations.
+    fn find_bridge_entries(&mut self, ops: &[Op], indexes: &mut Indexes) -> HashMap<usize, u32> {
+        let (mut numbers, mut requests) = (Vec::new(), Vec::new());
+        for (number, op) in ops.iter().enumerate() {
+            let (vni, mac) = match op {
+                Op::Remove(Key::Fdb(vni, mac)) => (*vni, *mac),
+                Op::Change { key: Key::Fdb(vni, mac), to: Object::Fdb(Fdb { port: None, .. }), .. } => {
+                    (*vni, *mac)
+                }
+                _ => continue,
+            };
+            // A bridge that cannot be looked at is as good as gone here; what follows will tell the error.
+            if let Ok(Some(bridge)) = indexes.of(&mut self.overlay, &bridge_name(vni)) {
+                numbers.push(number);
+                requests.push(fdb::find_on_bridge(bridge, mac));
+            }
+        }
+        let answers = self.overlay.pipeline(requests);
+        let found = numbers.into_iter().zip(answers);
+        found.filter_map(|(number, answer)| Some((number, fdb::port_in(&answer.ok()?)?))).collect()
+    }
+}
+
+/// A request that is part of an operation.
+struct Step {
+    request: Request,
+    /// Success also when the object is not there.
+    removes: bool,
+}
+
+fn put(request: Request) -> Step {
+    Step { request, removes: false }
+}
+
+fn remove(request: Request) -> Step {
+    Step { request, removes: true }
+}
+
+fn steps_of(
+    op: &Op,
+    on_bridge: Option<u32>,
+    indexes: &mut Indexes,
+    netlink: &mut Netlink,
+) -> Result<Vec<Step>, KernelError> {
+    let (key, want) = match op {
+        Op::Create(key, want) | Op::Change { key, to: want, .. } => (key, want),
+        Op::Remove(key) => {
+            let vxlan = indexes.of(netlink, &vxlan_name(key.vni()))?;
+            return Ok(removal(key, vxlan, on_bridge));
+        }
+    };
+    let vni = key.vni();
+    Ok(match (key, want) {
+        (Key::Flood(_, vtep), Object::Flood) => {
+            vec![put(fdb::put_on_vxlan(indexes.vxlan(netlink, vni)?, MacAddr::ZERO, *vtep))]
+        }
+        (Key::Neighbour(_, address), Object::Neighbour(want)) => {
+            vec![put(neighbour::put(indexes.vxlan(netlink, vni)?, *address, want.mac))]
+        }
+        (Key::Fdb(_, mac), Object::Fdb(want)) => {
+            let mut steps = Vec::with_capacity(2);
+            match want.vtep {
+                Some(vtep) => steps.push(put(fdb::put_on_vxlan(indexes.vxlan(netlink, vni)?, *mac, vtep))),
+                None if matches!(op, Op::Change { .. }) => {
+                    let vxlan = indexes.of(netlink, &vxlan_name(vni))?;
+                    steps.extend(vxlan.map(|vxlan| remove(fdb::remove_from_vxlan(vxlan, *mac, None))));
+                }
+                None => {}
+            }
+            match &want.port {
+                Some(port) => steps.push(put(fdb::put_on_bridge(indexes.existing(netlink, port)?, *mac))),
+                None => steps.extend(on_bridge.map(|port| remove(fdb::remove_from_bridge(port, *mac)))),
+            }
+            steps
+        }
+        _ => return Err(mismatch(key)),
+    })
+}
+
+/// An entry goes with its device, so without the device there is nothing to do.
+fn removal(key: &Key, vxlan: Option<u32>, on_bridge: Option<u32>) -> Vec<Step> {
+    let mut steps = Vec::with_capacity(2);
+    match key {
+        Key::Flood(_, vtep) => {
+            steps.extend(vxlan.map(|vxlan| fdb::remove_from_vxlan(vxlan, MacAddr::ZERO, Some(*vtep))));
+        }
+        Key::Fdb(_, mac) => {
+            steps.extend(vxlan.map(|vxlan| fdb::remove_from_vxlan(vxlan, *mac, None)));
+            steps.extend(on_bridge.map(|port| fdb::remove_from_bridge(port, *mac)));
+        }
+        Key::Neighbour(_, address) => steps.extend(vxlan.map(|vxlan| neighbour::remove(vxlan, *address))),
+        Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) => {}
+    }
+    steps.into_iter().map(remove).collect()
+}
+
+/// Interface indexes by name, asked once per pipeline.
+#[derive(Default)]
+struct Indexes(HashMap<String, Option<u32>>);
+
+impl Indexes {
+    fn of(&mut self, netlink: &mut Netlink, name: &str) -> Result<Option<u32>, KernelError> {
+        if let Some(known) = self.0.get(name) {
+            return Ok(*known);
+        }
+        let index = netlink.device(name)?.map(|device| device.index);
+        self.0.insert(name.to_owned(), index);
+        Ok(index)
+    }
+
+    fn existing(&mut self, netlink: &mut Netlink, name: &str) -> Result<u32, KernelError> {
+        let absent = || KernelError::netlink(&format!("look at device {name}"), "it is not there", 0);
+        self.of(netlink, name)?.ok_or_else(absent)
+    }
+
+    fn vxlan(&mut self, netlink: &mut Netlink, vni: Vni) -> Result<u32, KernelError> {
+        self.existing(netlink, &vxlan_name(vni))
+    }
+}
+
+fn is_entry(key: &Key) -> bool {
+    matches!(key, Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..))
+}
+
+fn mismatch(key: &Key) -> KernelError {
+    KernelError::netlink(
+        &format!("change the {} of network {}", key.kind(), key.vni()),
+        "its object is of another kind",
+        0,
+    )
+}

@@ -1,0 +1,154 @@
+//! The real kernel of this host.
+//!
+//! It keeps two netlink sockets, one in the host's namespace and one in the overlay namespace, and does its work on
+//! blocking threads, one piece at a time: observations and changes never overlap.
+
+use crate::{Kernel, KernelError, Namespace, device::link, events, events::Events, netlink::Netlink};
+use async_trait::async_trait;
+use netlink_packet_route::link::LinkFlags;
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+use weft_plan::{HostState, Op};
+
+/// How a host's kernel is used.
+#[derive(Clone, Debug)]
+pub struct LinuxOptions {
+    /// The overlay namespace's name, below `/run/netns`.
+    pub overlay_netns: String,
+}
+
+impl Default for LinuxOptions {
+    fn default() -> Self {
+        Self { overlay_netns: "weft".to_owned() }
+    }
+}
+
+/// The kernel of the host whose namespace the daemon runs in.
+pub struct Linux {
+    host: Arc<Mutex<Host>>,
+    events: Events,
+}
+
+impl Linux {
+    /// Takes the calling thread's namespace as the host's, and makes the overlay namespace or adopts the one that is
+    /// there with all that is in it. Nothing that is as it should be is changed.
+    pub fn new(options: &LinuxOptions) -> Result<Self, KernelError> {
+        let host = Host::new(&options.overlay_netns)?;
+        let events = Events::subscribe(&host.overlay_namespace, &[events::LINK, events::NEIGHBOUR])?;
+        Ok(Self { host: Arc::new(Mutex::new(host)), events })
+    }
+
+    async fn on_host<T: Send + 'static>(
+        &self,
+        doing: &'static str,
+        work: impl FnOnce(&mut Host) -> T + Send + 'static,
+    ) -> Result<T, KernelError> {
+        let host = Arc::clone(&self.host);
+        let work = move || work(&mut host.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(work).await.map_err(|e| KernelError::netlink(doing, &e.to_string(), 0))
+    }
+}
+
+#[async_trait]
+impl Kernel for Linux {
+    async fn observe(&self) -> Result<HostState, KernelError> {
+        self.on_host("observe", Host::observe).await?
+    }
+
+    async fn apply(&self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let owned = ops.to_vec();
+        match self.on_host("apply", move |host| host.apply(&owned)).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => ops.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn changed(&self) -> Result<(), KernelError> {
+        self.events.wait().await
+    }
+}
+
+/// The two namespaces and a socket in each.
+pub(crate) struct Host {
+    pub underlay_namespace: Namespace,
+    pub underlay: Netlink,
+    pub overlay_name: String,
+    pub overlay_namespace: Namespace,
+    pub overlay: Netlink,
+}
+
+impl Host {
+    fn new(overlay_name: &str) -> Result<Self, KernelError> {
+        let underlay_namespace = Namespace::current()?;
+        let overlay_namespace = Namespace::create_named(overlay_name)?;
+        if overlay_namespace.is_same(&underlay_namespace)? {
+            let path = overlay_namespace.path().display().to_string();
+            let reason = "this is the host's own namespace; the overlay needs one of its own".to_owned();
+            return Err(KernelError::Namespace { path, reason });
+        }
+        overlay_namespace.run(switch_off_what_weft_does_not_use)??;
+        let mut host = Self {
+            underlay: Netlink::open(&underlay_namespace)?,
+            overlay: Netlink::open(&overlay_namespace)?,
+            underlay_namespace,
+            overlay_name: overlay_name.to_owned(),
+            overlay_namespace,
+        };
+        host.set_loopback_up()?;
+        Ok(host)
+    }
+
+    fn set_loopback_up(&mut self) -> Result<(), KernelError> {
+        let loopback = self.overlay.existing_device("lo")?;
+        if loopback.up {
+            return Ok(());
+        }
+        let mut message = link(loopback.index, Vec::new());
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.overlay.set_device("set device lo up", message)
+    }
+
+    /// Gives the overlay namespace its name again when somebody took it away (`ip netns del`). The namespace and all
+    /// that is in it live on as long as this process holds it, so no container notices.
+    pub(crate) fn keep_overlay_namespace(&mut self) -> Result<(), KernelError> {
+        if !self.overlay_namespace.is_named(&self.overlay_name)? {
+            tracing::warn!(
+                name = self.overlay_name,
+                "the overlay namespace had lost its name: it has it again"
+            );
+            self.overlay_namespace.name_again(&self.overlay_name)?;
+        }
+        Ok(())
+    }
+}
+
+/// In the calling thread's namespace: no device gets an IPv6 address of its own, and bridged frames do not pass
+/// through iptables. `/proc/sys/net` shows the namespace of the thread that looks.
+fn switch_off_what_weft_does_not_use() -> Result<(), KernelError> {
+    let settings = [
+        ("ipv6/conf/all/disable_ipv6", "1"),
+        ("ipv6/conf/default/disable_ipv6", "1"),
+        ("bridge/bridge-nf-call-iptables", "0"),
+        ("bridge/bridge-nf-call-ip6tables", "0"),
+        ("bridge/bridge-nf-call-arptables", "0"),
+    ];
+    for (name, value) in settings {
+        let path = Path::new("/proc/sys/net").join(name);
+        let outcome = match fs::read_to_string(&path) {
+            Ok(found) if found.trim() == value => Ok(()),
+            Ok(_) => fs::write(&path, value),
+            // Kernels without IPv6 or without br_netfilter have nothing to switch off.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+        };
+        outcome.map_err(|e| {
+            let doing = format!("set {} to {value} in the overlay namespace", path.display());
+            KernelError::netlink(&doing, &e.to_string(), e.raw_os_error().unwrap_or(0))
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,183 @@
+//! The veth pair of an endpoint: one end a port of the network's bridge, the other the container's interface.
+//!
+//! A pair is made by one request, with both ends where they belong: when the container's interface name is taken
+//! or its namespace is not there, nothing has been made. The device group of the host-side end holds the VNI, so
+//! that a port that fell off its bridge is still known by its network. Source: veth(4), `IFLA_GROUP`.
+
+use crate::{
+    KernelError, Namespace,
+    device::{Device, Settings, kind, link},
+    linux::Host,
+    netlink::{Netlink, Request},
+};
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
+    link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags},
+};
+use nix::libc;
+use std::{
+    fs,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd},
+    path::Path,
+};
+use weft_model::Vni;
+use weft_plan::{FarEndSandbox, Port, PortFarEnd};
+
+/// The port that `device` is. Something else of that name is told to be down: being changed puts it right.
+/// `bridge` is its network's bridge.
+pub(crate) fn observed(device: &Device, bridge: Option<u32>) -> Result<Port, KernelError> {
+    Ok(Port {
+        mtu: device.mtu()?,
+        up: device.up && device.kind == "veth",
+        bridged: device.is_quiet_port_of(bridge),
+        far_end: None,
+    })
+}
+
+/// Makes the pair, or changes its host-side end.
+pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Result<(), KernelError> {
+    let bridge = host.bridging(vni, want.bridged)?;
+    let settings = Settings { mac: None, mtu: want.mtu, up: want.up, group: Some(vni.get()), bridge };
+    if let Some(found) = host.overlay.device(name)? {
+        if found.kind == "veth" {
+            return host.overlay.settle(&found, &settings);
+        }
+        host.overlay.delete_device(name)?;
+    }
+    let Some(far_end) = &want.far_end else {
+        let reason = "it is not there, and where its other end belongs is not known";
+        return Err(KernelError::netlink(&format!("create device {name}"), reason, 0));
+    };
+    let far_namespace = match &far_end.sandbox {
+        Some(sandbox) => Namespace::open(&sandbox.path)?,
+        None => host.underlay_namespace.clone(),
+    };
+    create_pair(host, vni, name, want, far_end, &far_namespace)?;
+    let outcome = finish(&mut host.overlay, name, &settings, far_end, &far_namespace);
+    if outcome.is_err() {
+        // Half a pair would look finished to the next observation. The other end goes with this one.
+        host.overlay.delete_device(name)?;
+    }
+    outcome
+}
+
+fn create_pair(
+    host: &mut Host,
+    vni: Vni,
+    name: &str,
+    want: &Port,
+    far_end: &PortFarEnd,
+    far_namespace: &Namespace,
+) -> Result<(), KernelError> {
+    let far_name = far_end.sandbox.as_ref().map_or(&far_end.name, |sandbox| &sandbox.interface);
+    let peer = link(
+        0,
+        vec![
+            LinkAttribute::IfName(far_name.clone()),
+            LinkAttribute::NetNsFd(far_namespace.as_fd().as_raw_fd()),
+            LinkAttribute::Address(far_end.mac.0.to_vec()),
+            LinkAttribute::Mtu(want.mtu.get()),
+        ],
+    );
+    let attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(want.mtu.get()),
+        LinkAttribute::Group(vni.get()),
+        kind(InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
+    ];
+    host.overlay.create_device(name, link(0, attributes)).map_err(|error| {
+        // The name of this end is free, that was looked at: so it is the other end's.
+        if error.errno() != libc::EEXIST {
+            return error;
+        }
+        let place = match &far_end.sandbox {
+            Some(sandbox) => format!("namespace {}", sandbox.path),
+            None => "the host's namespace".to_owned(),
+        };
+        let reason = format!("an interface named {far_name} is already in {place}");
+        KernelError::netlink(&format!("create device {name}"), &reason, libc::EEXIST)
+    })
+}
+
+fn finish(
+    overlay: &mut Netlink,
+    name: &str,
+    settings: &Settings,
+    far_end: &PortFarEnd,
+    far_namespace: &Namespace,
+) -> Result<(), KernelError> {
+    let made = overlay.existing_device(name)?;
+    overlay.set_alias(&made, &format!("weft endpoint {}", name.trim_start_matches("weft-")))?;
+    overlay.settle(&made, settings)?;
+    match &far_end.sandbox {
+        Some(sandbox) => set_up_in_sandbox(sandbox, far_namespace),
+        None => Ok(()),
+    }
+}
+
+/// Gives the container's interface its addresses and sets it up.
+fn set_up_in_sandbox(sandbox: &FarEndSandbox, namespace: &Namespace) -> Result<(), KernelError> {
+    if sandbox.addresses.iter().any(|address| address.addr().is_ipv6()) {
+        namespace.run(|| allow_ipv6(&sandbox.interface))??;
+    }
+    let mut netlink = Netlink::open(namespace)?;
+    let device = netlink.existing_device(&sandbox.interface)?;
+    for address in &sandbox.addresses {
+        let doing = format!("give {address} to {} in {}", sandbox.interface, sandbox.path);
+        let message = RouteNetlinkMessage::NewAddress(address_message(device.index, *address));
+        netlink.request(Request::new(doing, NLM_F_CREATE | NLM_F_REPLACE, message))?;
+    }
+    let mut message = link(device.index, Vec::new());
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    netlink.set_device(&format!("set {} in {} up", sandbox.interface, sandbox.path), message)
+}
+
+/// Engines switch IPv6 off in the namespaces of containers that have no IPv6 address so far.
+fn allow_ipv6(interface: &str) -> Result<(), KernelError> {
+    let path = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
+    fs::write(&path, "0").map_err(|e| {
+        let doing = format!("switch IPv6 on for {interface} ({})", path.display());
+        KernelError::netlink(&doing, &e.to_string(), e.raw_os_error().unwrap_or(0))
+    })
+}
+
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    message.header.prefix_len = address.prefix_len();
+    message.attributes =
+        vec![AddressAttribute::Local(address.addr()), AddressAttribute::Address(address.addr())];
+    match address {
+        IpNet::V4(v4) => {
+            message.header.family = AddressFamily::Inet;
+            if v4.prefix_len() < 31 {
+                message.attributes.push(AddressAttribute::Broadcast(v4.broadcast()));
+            }
+        }
+        IpNet::V6(_) => {
+            message.header.family = AddressFamily::Inet6;
+            // The store knows that the address is nobody else's; detection would only delay its first use.
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+    }
+    message
+}
+
+/// A device's addresses, as netlink tells of them, with their interface index.
+pub(crate) fn address_in(message: &AddressMessage) -> Option<(u32, IpAddr)> {
+    let mut address = None;
+    for attribute in &message.attributes {
+        match attribute {
+            // On point-to-point links Address is the other side.
+            AddressAttribute::Local(ip) => return Some((message.header.index, *ip)),
+            AddressAttribute::Address(ip) => address = Some((message.header.index, *ip)),
+            _ => {}
+        }
+    }
+    address
+}
