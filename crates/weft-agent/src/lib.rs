@@ -1,1 +1,31 @@
-//! The loop that ties store, plan and kernel together, and the daemon's API.
+//! The agent of one host: ties store, plan and kernel together, and is what engines and the command line talk to.
+//!
+//! Records flow one way: a verb (an engine's call, `weft attach`) writes the store; the follower brings the
+//! change into the view; the loop plans it and changes the kernel; the verb, which waited, answers. So what was
+//! answered is in the store and in the kernel, and there is one place where the kernel is changed.
+
+pub mod api;
+
+mod addresses;
+mod agent;
+mod attach;
+mod cache;
+mod endpoints;
+mod error;
+mod follow;
+mod leave;
+mod leftovers;
+mod membership;
+mod networks;
+mod options;
+mod pools;
+mod reconcile;
+mod start;
+mod status;
+mod view;
+
+pub use agent::Agent;
+pub use endpoints::EndpointSpec;
+pub use error::AgentError;
+pub use options::{Advertise, AdvertiseError, AgentOptions};
+pub use start::{Running, start};

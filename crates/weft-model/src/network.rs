@@ -15,7 +15,7 @@ use std::{
 pub struct Network {
     /// Its identity.
     pub id: NetworkId,
-    /// Its name, unique in the cluster. `None` between an engine's CreateNetwork call, which does not tell the
+    /// Its name, unique in the cluster. `None` between an engine's `CreateNetwork` call, which does not tell the
     /// name, and the engine's event that does.
     pub name: Option<NetworkName>,
     /// Its VXLAN identifier, unique in the cluster.

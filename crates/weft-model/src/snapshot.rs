@@ -143,23 +143,28 @@ impl Snapshot {
 
     /// The records again, as [`Snapshot::from_records`] takes them.
     pub fn to_records(&self) -> Vec<(String, Vec<u8>)> {
+        fn all<'a, K: 'a, V: Serialize + 'a>(
+            map: &'a BTreeMap<K, V>,
+            key: impl Fn(&K) -> String + 'a,
+        ) -> impl Iterator<Item = (String, Vec<u8>)> + 'a {
+            map.iter().map(move |(k, v)| (key(k), encode(v)))
+        }
         let mut records = Vec::new();
-        let mut add = |key: String, value: Vec<u8>| records.push((key, value));
-        self.nodes.iter().for_each(|(id, v)| add(schema::node_key(id), encode(v)));
-        self.alive.iter().for_each(|(id, v)| add(schema::alive_key(id), encode(v)));
-        self.networks.iter().for_each(|(id, v)| add(schema::network_key(id), encode(v)));
-        self.names.iter().for_each(|(name, v)| add(schema::name_key(name), encode(v)));
-        self.vnis.iter().for_each(|(vni, v)| add(schema::vni_key(*vni), encode(v)));
+        records.extend(all(&self.nodes, schema::node_key));
+        records.extend(all(&self.alive, schema::alive_key));
+        records.extend(all(&self.networks, schema::network_key));
+        records.extend(all(&self.names, schema::name_key));
+        records.extend(all(&self.vnis, |vni| schema::vni_key(*vni)));
         for (network, endpoints) in &self.endpoints {
-            endpoints.iter().for_each(|(id, v)| add(schema::endpoint_key(network, id), encode(v)));
+            records.extend(all(endpoints, |id| schema::endpoint_key(network, id)));
         }
         for (network, claims) in &self.addresses {
-            claims.iter().for_each(|(ip, v)| add(schema::address_key(network, *ip), encode(v)));
+            records.extend(all(claims, |ip| schema::address_key(network, *ip)));
         }
         for (node, bindings) in &self.bindings {
-            bindings.iter().for_each(|(id, v)| add(schema::binding_key(node, id), encode(v)));
+            records.extend(all(bindings, |id| schema::binding_key(node, id)));
         }
-        self.pools.iter().for_each(|(id, v)| add(schema::pool_key(id), encode(v)));
+        records.extend(all(&self.pools, |id| schema::pool_key(id)));
         records
     }
 
@@ -193,6 +198,9 @@ impl Snapshot {
 }
 
 /// A record as the store keeps it.
+///
+/// # Panics
+/// Never: see the reason inside.
 pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // The records hold only strings, numbers and maps with string keys: nothing JSON cannot write.
     #[allow(clippy::expect_used)]

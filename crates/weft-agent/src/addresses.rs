@@ -1,0 +1,102 @@
+//! Claiming addresses: by compare-and-swap in the store, so that no two endpoints ever have the same one.
+
+use crate::{Agent, AgentError};
+use ipnet::IpNet;
+use std::{collections::BTreeMap, net::IpAddr};
+use weft_model::{
+    AddressClaim, AddressDriver, ClaimKind, EndpointId, Network, NetworkId, Subnet, encode, schema, unix_now,
+};
+use weft_plan::{Order, choose, describe_holder};
+use weft_store::{Outcome, Txn};
+
+/// How often a claim starts again because another daemon was faster. Each time the loser has seen the address
+/// that it lost, so even two daemons in lockstep need no more attempts than they claim addresses.
+pub(crate) const ATTEMPTS: u32 = 4096;
+
+impl Agent {
+    /// Claims an address of the network's `subnet` for an engine's IPAM: `wanted`, or a free one.
+    pub async fn claim_address(
+        &self,
+        network: &NetworkId,
+        subnet: IpNet,
+        wanted: Option<IpAddr>,
+    ) -> Result<IpNet, AgentError> {
+        for _ in 0..ATTEMPTS {
+            let ip = self.choose_address(network, subnet, wanted)?;
+            let (key, mark) = (schema::address_key(network, ip), schema::removing_key(network));
+            let claim = self.new_claim(ClaimKind::Ipam, None);
+            let txn = Txn::new()
+                .absent(&key)
+                .present(schema::network_key(network))
+                .absent(mark)
+                .put(key, encode(&claim));
+            match self.commit(txn).await? {
+                Outcome::Committed(_) => return Ok(with_prefix(ip, subnet)),
+                Outcome::Refused(present) => match &present[..] {
+                    [Some(_), ..] => self.caught_up(&present).await?,
+                    [_, None, _] => return Err(AgentError::NoSuchNetwork(network.to_string())),
+                    _ => return Err(self.removing(network)),
+                },
+            }
+        }
+        Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
+    }
+
+    /// Gives back an address that this node claimed for an engine's IPAM. Idempotent.
+    pub async fn release_address(&self, network: &NetworkId, ip: IpAddr) -> Result<(), AgentError> {
+        let key = schema::address_key(network, ip);
+        let Some(record) = self.0.store.get(&key).await? else { return Ok(()) };
+        let ours = serde_json::from_slice::<AddressClaim>(&record.value)
+            .is_ok_and(|c| c.node == self.0.node && c.kind == ClaimKind::Ipam);
+        if ours {
+            self.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
+        }
+        Ok(())
+    }
+
+    /// An address of `subnet` that nobody has as far as this node knows.
+    pub(crate) fn choose_address(
+        &self,
+        network: &NetworkId,
+        subnet: IpNet,
+        wanted: Option<IpAddr>,
+    ) -> Result<IpAddr, AgentError> {
+        self.read(|s| {
+            let missing = || AgentError::NoSuchNetwork(network.to_string());
+            let record = s.networks.get(network).ok_or_else(missing)?;
+            let none = BTreeMap::new();
+            let taken = s.addresses.get(network).unwrap_or(&none);
+            choose(record, find_subnet(record, subnet)?, taken, wanted, order(record))
+                .map_err(|e| e.held_by(|ip| describe_holder(s, network, ip)).into())
+        })
+    }
+
+    pub(crate) fn new_claim(&self, kind: ClaimKind, endpoint: Option<EndpointId>) -> AddressClaim {
+        AddressClaim { kind, node: self.0.node.clone(), endpoint, since: unix_now() }
+    }
+
+    pub(crate) fn removing(&self, network: &NetworkId) -> AgentError {
+        let name = self.read(|s| s.networks.get(network).map(|n| n.display_name().to_owned()));
+        AgentError::NetworkRemoving(name.unwrap_or_else(|| network.short().to_owned()))
+    }
+}
+
+/// Where an engine hands out addresses itself, from the bottom, everyone else begins at the top.
+fn order(network: &Network) -> Order {
+    match network.address_driver {
+        AddressDriver::Weft => Order::LowestFirst,
+        AddressDriver::Engine(_) => Order::HighestFirst,
+    }
+}
+
+fn find_subnet(network: &Network, net: IpNet) -> Result<&Subnet, AgentError> {
+    network.subnets.iter().find(|s| s.net == net).ok_or_else(|| {
+        AgentError::Invalid(format!("network {:?} has no subnet {net}", network.display_name()))
+    })
+}
+
+/// The address with its subnet's prefix length.
+pub(crate) fn with_prefix(ip: IpAddr, subnet: IpNet) -> IpNet {
+    // An address and the prefix length of a subnet that holds it are of one family.
+    IpNet::new(ip, subnet.prefix_len()).unwrap_or(subnet)
+}

@@ -1,0 +1,166 @@
+//! The daemon's side of the API.
+
+use super::{AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, NetworkSpec, NetworkView};
+use crate::{Agent, AgentError};
+use axum::{
+    Json, Router,
+    extract::{FromRequest, Path as UrlPath, Request, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use nix::unistd::{Gid, Group};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+/// The group that may use the API besides root.
+const GROUP: &str = "weft";
+
+/// Makes the API's socket, for root and the group `weft` where there is one. A socket that a daemon answers on
+/// is left alone.
+pub(crate) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
+    let error = |e: &dyn std::fmt::Display| AgentError::File {
+        path: path.display().to_string(),
+        reason: e.to_string(),
+    };
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(error(&"another daemon answers here: stop it, or choose another --run-dir"));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(&e)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(|e| error(&e))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|e| error(&e))?;
+    let gid = Group::from_name(GROUP).map_err(|e| error(&e))?.map_or(Gid::from_raw(0), |g| g.gid);
+    nix::unistd::chown(path, None, Some(gid)).map_err(|e| error(&e))?;
+    Ok(listener)
+}
+
+/// Serves the API until `shutdown`; requests under way are answered first.
+pub(crate) async fn serve(listener: UnixListener, path: PathBuf, agent: Agent, shutdown: CancellationToken) {
+    let ended = axum::serve(listener, router(agent)).with_graceful_shutdown(shutdown.cancelled_owned());
+    if let Err(error) = ended.await {
+        tracing::error!(%error, "the API is no longer served");
+    }
+    if let Err(error) = std::fs::remove_file(&path) {
+        tracing::warn!(path = %path.display(), %error, "the socket could not be removed");
+    }
+}
+
+fn router(agent: Agent) -> Router {
+    Router::new()
+        .route("/v1/status", get(async |State(agent): State<Agent>| Json(agent.status())))
+        .route("/v1/nodes", get(async |State(agent): State<Agent>| Json(agent.nodes())))
+        .route(
+            "/v1/networks",
+            get(async |State(agent): State<Agent>| Json(agent.networks())).post(create_network),
+        )
+        .route("/v1/networks/{reference}", get(show_network).delete(remove_network))
+        .route("/v1/endpoints", get(async |State(agent): State<Agent>| Json(agent.endpoints())))
+        .route("/v1/endpoints/{reference}", get(show_endpoint))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
+        .route("/v1/down", post(down))
+        .fallback(async || {
+            let error = "there is no such request: is this weft older than the daemon?".to_owned();
+            refuse(&ErrorBody { error, hint: None, kind: ErrorKind::NotFound })
+        })
+        .with_state(agent)
+}
+
+async fn create_network(
+    State(agent): State<Agent>,
+    Body(spec): Body<NetworkSpec>,
+) -> Result<Json<NetworkView>, AgentError> {
+    let network = agent.create_network(spec, None).await?;
+    Ok(Json(agent.read(|s| agent.network_view(s, &network))))
+}
+
+async fn show_network(
+    State(agent): State<Agent>,
+    UrlPath(reference): UrlPath<String>,
+) -> Result<Json<NetworkView>, AgentError> {
+    let network = agent.find_network(&reference)?;
+    Ok(Json(agent.read(|s| agent.network_view(s, &network))))
+}
+
+async fn remove_network(
+    State(agent): State<Agent>,
+    UrlPath(reference): UrlPath<String>,
+) -> Result<StatusCode, AgentError> {
+    let network = agent.find_network(&reference)?;
+    agent.remove_network(&network.id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn show_endpoint(
+    State(agent): State<Agent>,
+    UrlPath(reference): UrlPath<String>,
+) -> Result<Json<EndpointView>, AgentError> {
+    let missing = || AgentError::NoSuchEndpoint(reference.clone());
+    let mut matches = agent.endpoints().into_iter().filter(|e| {
+        e.container.as_ref().is_some_and(|c| c.name == reference) || e.id.as_str().starts_with(&reference)
+    });
+    match (matches.next(), matches.next()) {
+        (Some(endpoint), None) if !reference.is_empty() => Ok(Json(endpoint)),
+        (Some(_), Some(_)) => Err(AgentError::Invalid(format!(
+            "more than one endpoint is called {reference:?}: give its id, from `weft endpoint ls`"
+        ))),
+        _ => Err(missing()),
+    }
+}
+
+async fn attach(
+    State(agent): State<Agent>,
+    Body(request): Body<AttachRequest>,
+) -> Result<Json<EndpointView>, AgentError> {
+    let endpoint = agent.attach(request).await?;
+    Ok(Json(agent.read(|s| agent.endpoint_view(s, &endpoint))))
+}
+
+async fn detach(
+    State(agent): State<Agent>,
+    Body(request): Body<DetachRequest>,
+) -> Result<StatusCode, AgentError> {
+    agent.detach(request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn down(State(agent): State<Agent>) -> Result<StatusCode, AgentError> {
+    agent.leave().await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// A JSON body; one that is none is refused in the API's own words.
+struct Body<T>(T);
+
+impl<T, S> FromRequest<S> for Body<T>
+where
+    Json<T>: FromRequest<S, Rejection = JsonRejection>,
+    S: Send + Sync,
+{
+    type Rejection = AgentError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, AgentError> {
+        match Json::from_request(request, state).await {
+            Ok(Json(value)) => Ok(Self(value)),
+            Err(rejection) => Err(AgentError::Invalid(format!("the request cannot be read: {rejection}"))),
+        }
+    }
+}
+
+impl IntoResponse for AgentError {
+    fn into_response(self) -> Response {
+        refuse(&self.to_body())
+    }
+}
+
+fn refuse(body: &ErrorBody) -> Response {
+    let status = StatusCode::from_u16(body.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(body.clone())).into_response()
+}

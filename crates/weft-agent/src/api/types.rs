@@ -1,0 +1,255 @@
+//! What goes over the daemon's API.
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+use weft_model::{
+    Container, EndpointId, MacAddr, Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Subnet,
+    UnixSeconds, Vni,
+};
+
+/// A network to make.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NetworkSpec {
+    /// Its name; `None` only from an engine that tells it later.
+    pub name: Option<NetworkName>,
+    /// Its subnets; none: weft chooses a free /24.
+    pub subnets: Vec<Subnet>,
+    /// The VNI asked for; else a free one of the cluster's range.
+    pub vni: Option<Vni>,
+    /// The MTU asked for; else it follows from the underlay.
+    pub mtu: Option<Mtu>,
+    /// No way out.
+    pub internal: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options.
+    pub options: BTreeMap<String, String>,
+    /// Addresses come from the IPAM of the engine on the node that makes it (see
+    /// [`weft_model::AddressDriver::Engine`]).
+    pub engine_addresses: bool,
+}
+
+/// A network and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// The record.
+    #[serde(flatten)]
+    pub network: Network,
+    /// The MTU in effect on this host.
+    pub effective_mtu: Option<Mtu>,
+    /// The endpoints on it, cluster-wide.
+    pub endpoints: Vec<EndpointView>,
+}
+
+/// An endpoint and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Its id.
+    pub id: EndpointId,
+    /// Its network.
+    pub network: NetworkId,
+    /// The network's name.
+    pub network_name: String,
+    /// Its node.
+    pub node: NodeId,
+    /// The node's name.
+    pub node_name: String,
+    /// The VTEP that frames for it go to.
+    pub vtep: Option<IpAddr>,
+    /// Who made it: `docker`, `netns`.
+    pub engine: String,
+    /// The container.
+    pub container: Option<Container>,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Its addresses with prefix lengths.
+    pub addresses: Vec<IpNet>,
+    /// The network namespace, if known.
+    pub sandbox: Option<String>,
+    /// The interface in there.
+    pub interface: Option<String>,
+    /// When it was made.
+    pub created: UnixSeconds,
+}
+
+/// A node and what is known of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether it is the one that answers.
+    pub this: bool,
+    /// Whether its lease lives.
+    pub alive: bool,
+    /// Its VTEP addresses.
+    pub vteps: Vec<IpAddr>,
+    /// Its UDP port.
+    pub vxlan_port: u16,
+    /// Its underlay's MTU.
+    pub underlay_mtu: Mtu,
+    /// Where it is reached by TCP.
+    pub advertise: Option<SocketAddr>,
+    /// Its weft's version.
+    pub version: String,
+    /// The endpoints on it.
+    pub endpoints: usize,
+    /// When its daemon started.
+    pub started: UnixSeconds,
+}
+
+/// Attach a network namespace to a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// The network: a name or an id.
+    pub network: String,
+    /// The namespace's path.
+    pub netns: String,
+    /// Addresses asked for: one of each family at most.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// The MAC address asked for.
+    #[serde(default)]
+    pub mac: Option<MacAddr>,
+    /// The interface's name; else the first free ethN.
+    #[serde(default)]
+    pub interface: Option<String>,
+    /// What people call it; else the last part of the namespace's path.
+    #[serde(default)]
+    pub name: Option<String>,
+}
+
+/// Detach a network namespace from a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachRequest {
+    /// The network: a name or an id.
+    pub network: String,
+    /// The namespace's path.
+    pub netns: String,
+}
+
+/// How a daemon is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The version of weft.
+    pub version: String,
+    /// This node.
+    pub node: NodeView,
+    /// The store.
+    pub store: StoreStatus,
+    /// Networks in the cluster.
+    pub networks: usize,
+    /// Nodes in the cluster, and how many of them are alive.
+    pub nodes: usize,
+    /// See [`Status::nodes`].
+    pub nodes_alive: usize,
+    /// Endpoints in the cluster.
+    pub endpoints: usize,
+    /// Objects that this host's kernel should hold.
+    pub kernel_objects: usize,
+    /// What is at the moment not as it should be, and why.
+    pub problems: Vec<String>,
+    /// Drift that was repaired since the daemon's start, by kind of object.
+    pub drift_repaired: BTreeMap<String, u64>,
+    /// The engines.
+    pub engines: Vec<EngineStatus>,
+}
+
+/// The store, as the daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// Its address.
+    pub address: String,
+    /// Whether its changes arrive.
+    pub connected: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// The revision that this daemon has seen.
+    pub revision: Revision,
+    /// The revision that this host's kernel reflects.
+    pub applied: Revision,
+    /// The join token with which other daemons use this daemon's store, if it serves one.
+    pub join_token_file: Option<String>,
+}
+
+/// An engine, as the daemon sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// `docker`.
+    pub engine: String,
+    /// Its API's address.
+    pub address: String,
+    /// Whether it answers.
+    pub connected: bool,
+    /// Its version, once known.
+    pub version: Option<String>,
+    /// What is wrong: name clashes, copies that cannot be made or removed.
+    pub problems: Vec<String>,
+}
+
+/// An error, over the API.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and why.
+    pub error: String,
+    /// What to do.
+    pub hint: Option<String>,
+    /// Its kind.
+    pub kind: ErrorKind,
+}
+
+/// What kind of error: it decides the HTTP status and the command's exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorKind {
+    /// The request makes no sense. 400, exit code 5.
+    Invalid,
+    /// What it names does not exist. 404, exit code 3.
+    NotFound,
+    /// It collides with what exists: taken, in use, full. 409, exit code 4.
+    Conflict,
+    /// The store or the daemon does not answer. 503, exit code 6.
+    Unavailable,
+    /// Not allowed: not root, wrong token. 403, exit code 7.
+    Denied,
+    /// This host lacks something: a kernel feature, a free port. 501, exit code 8.
+    Unsupported,
+    /// Anything else. 500, exit code 1.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The HTTP status.
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::Unavailable => 503,
+            Self::Denied => 403,
+            Self::Unsupported => 501,
+            Self::Internal => 500,
+        }
+    }
+
+    /// The exit code of the command line.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::Internal => 1,
+            Self::NotFound => 3,
+            Self::Conflict => 4,
+            Self::Invalid => 5,
+            Self::Unavailable => 6,
+            Self::Denied => 7,
+            Self::Unsupported => 8,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! `weft attach` and `weft detach`: any network namespace on a network, no engine needed.
+
+use crate::{
+    Agent, AgentError, EndpointSpec,
+    api::{AttachRequest, DetachRequest},
+    leftovers::NETNS,
+};
+use std::path::Path;
+use weft_model::{Container, Endpoint, EndpointId, NetworkId, Sandbox};
+
+impl Agent {
+    /// Attaches a namespace to a network: an interface in it, with an address. Nothing is left of a failure.
+    pub async fn attach(&self, request: AttachRequest) -> Result<Endpoint, AgentError> {
+        let network = self.find_network(&request.network)?;
+        let path = Path::new(&request.netns);
+        if !path.is_absolute() || !path.exists() {
+            return Err(AgentError::Invalid(format!(
+                "there is no network namespace at {:?}: give the path of one, as in /run/netns/blue",
+                request.netns
+            )));
+        }
+        if let Some(present) = self.attached(&network.id, &request.netns) {
+            return Err(AgentError::AlreadyAttached {
+                netns: request.netns,
+                network: network.display_name().to_owned(),
+                interface: present.sandbox.map_or_else(String::new, |s| s.interface),
+            });
+        }
+        let interface = match request.interface {
+            Some(interface) => interface,
+            None => weft_kernel::sandbox::first_free_interface(&request.netns, "eth")?,
+        };
+        let name = request.name.unwrap_or_else(|| {
+            path.file_name().map_or_else(|| request.netns.clone(), |n| n.to_string_lossy().into_owned())
+        });
+        self.create_endpoint(EndpointSpec {
+            id: EndpointId::random(),
+            network: network.id,
+            engine: NETNS.to_owned(),
+            container: Some(Container { id: request.netns.clone(), name }),
+            sandbox: Some(Sandbox { path: request.netns, interface, configured_by_engine: false }),
+            mac: request.mac,
+            addresses: request.addresses,
+            allocate: true,
+        })
+        .await
+    }
+
+    /// Detaches a namespace from a network.
+    pub async fn detach(&self, request: DetachRequest) -> Result<(), AgentError> {
+        let network = self.find_network(&request.network)?;
+        let endpoint = self.attached(&network.id, &request.netns).ok_or(AgentError::NotAttached {
+            netns: request.netns,
+            network: network.display_name().to_owned(),
+        })?;
+        self.remove_endpoint(&network.id, &endpoint.id).await
+    }
+
+    fn attached(&self, network: &NetworkId, netns: &str) -> Option<Endpoint> {
+        self.read(|s| {
+            let mut endpoints = s.endpoints.get(network)?.values();
+            endpoints.find(|e| is_attached(e, self, netns)).cloned()
+        })
+    }
+}
+
+fn is_attached(endpoint: &Endpoint, agent: &Agent, netns: &str) -> bool {
+    endpoint.node == *agent.node()
+        && endpoint.engine == NETNS
+        && endpoint.sandbox.as_ref().is_some_and(|s| s.path == netns)
+}

@@ -1,0 +1,346 @@
+//! Making and removing endpoints. The verbs write records; the loop makes the devices; a verb answers when both
+//! are done.
+
+use crate::{
+    Agent, AgentError,
+    addresses::{ATTEMPTS, with_prefix},
+};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::{collections::BTreeMap, net::IpAddr};
+use weft_model::{
+    AddressClaim, ClaimKind, Container, Endpoint, EndpointId, MacAddr, Network, NetworkId, Revision, Sandbox,
+    encode, schema, unix_now,
+};
+use weft_plan::{IpamError, Key, describe_holder, far_end_name, port_name};
+use weft_store::{Outcome, Record, Txn};
+
+/// An endpoint to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Its id.
+    pub id: EndpointId,
+    /// The network.
+    pub network: NetworkId,
+    /// Who makes it.
+    pub engine: String,
+    /// The container, if known already.
+    pub container: Option<Container>,
+    /// Where its interface goes. `None`: it stays in the host's namespace until the engine takes it.
+    pub sandbox: Option<Sandbox>,
+    /// Its MAC address; else derived from its first IP address.
+    pub mac: Option<MacAddr>,
+    /// The addresses it should have: one of each family at most. This node may have claimed them before by
+    /// [`Agent::claim_address`].
+    pub addresses: Vec<IpAddr>,
+    /// Choose an address for each family of the network's that `addresses` lacks.
+    pub allocate: bool,
+}
+
+/// An address that an endpoint is to have.
+struct Address {
+    /// With its subnet's prefix length.
+    net: IpNet,
+    /// The revision of the claim by which this node holds it for the engine already.
+    held: Option<Revision>,
+}
+
+impl Agent {
+    /// Claims an endpoint's addresses and writes its record, at once or not at all; then waits until this host's
+    /// kernel has its port. Asked for again with the same id, answers with what is there.
+    pub async fn create_endpoint(&self, spec: EndpointSpec) -> Result<Endpoint, AgentError> {
+        if let Some(present) = self.endpoint(&spec.network, &spec.id) {
+            let same = present.node == self.0.node
+                && spec.addresses.iter().all(|wanted| present.addresses().any(|a| a == *wanted));
+            return if same {
+                Ok(present)
+            } else {
+                let id = spec.id.short();
+                Err(AgentError::Invalid(format!("endpoint {id} exists already with other addresses")))
+            };
+        }
+        for _ in 0..ATTEMPTS {
+            if let Some((endpoint, revision)) = self.try_endpoint(&spec).await? {
+                return self.finish_endpoint(endpoint, revision).await;
+            }
+        }
+        Err(AgentError::Contention(format!("network {}", spec.network.short()), ATTEMPTS))
+    }
+
+    /// `None`: another daemon was faster with one of the addresses.
+    async fn try_endpoint(&self, spec: &EndpointSpec) -> Result<Option<(Endpoint, Revision)>, AgentError> {
+        let network = self
+            .read(|s| s.networks.get(&spec.network).cloned())
+            .ok_or_else(|| AgentError::NoSuchNetwork(spec.network.to_string()))?;
+        let addresses = self.addresses_for(spec, &network).await?;
+        let endpoint = self.new_endpoint(spec, &addresses)?;
+
+        let mut txn =
+            Txn::new().present(schema::network_key(&network.id)).absent(schema::removing_key(&network.id));
+        for address in &addresses {
+            let key = schema::address_key(&network.id, address.net.addr());
+            let kind = if address.held.is_some() { ClaimKind::Ipam } else { ClaimKind::Endpoint };
+            txn = match address.held {
+                Some(revision) => txn.unchanged(&key, revision),
+                None => txn.absent(&key),
+            };
+            txn = txn.put(key, encode(&self.new_claim(kind, Some(spec.id.clone()))));
+        }
+        let txn = txn.put(schema::key_of_endpoint(&endpoint), encode(&endpoint));
+        let present = match self.commit(txn).await? {
+            Outcome::Committed(revision) => return Ok(Some((endpoint, revision))),
+            Outcome::Refused(present) => present,
+        };
+        match &present[..] {
+            [None, ..] => Err(AgentError::NoSuchNetwork(network.id.to_string())),
+            [_, Some(_), ..] => Err(self.removing(&network.id)),
+            _ => {
+                self.caught_up(&present).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The addresses asked for and the ones chosen; nobody else has any of them as far as this node knows.
+    async fn addresses_for(
+        &self,
+        spec: &EndpointSpec,
+        network: &Network,
+    ) -> Result<Vec<Address>, AgentError> {
+        let mut addresses = Vec::new();
+        for &ip in &spec.addresses {
+            let net = subnet_of(network, ip)?;
+            let held = self.held_for_engine(network, ip).await?;
+            if held.is_none() {
+                self.choose_address(&network.id, net, Some(ip))?;
+            }
+            addresses.push(Address { net: with_prefix(ip, net), held });
+        }
+        for v4 in [true, false] {
+            let wanted = addresses.iter().any(|a| a.net.addr().is_ipv4() == v4);
+            if spec.allocate && !wanted {
+                let chosen = self.choose_of_family(network, v4)?;
+                addresses.extend(chosen.map(|net| Address { net, held: None }));
+            }
+        }
+        match (&addresses[..], spec.addresses.len()) {
+            ([], _) => Err(AgentError::Invalid("an endpoint needs an address".to_owned())),
+            ([a, b], 2..) if a.net.addr().is_ipv4() == b.net.addr().is_ipv4() => {
+                Err(AgentError::Invalid("an endpoint has one address of each family at most".to_owned()))
+            }
+            ([_, _, _, ..], _) => {
+                Err(AgentError::Invalid("an endpoint has one address of each family at most".to_owned()))
+            }
+            _ => Ok(addresses),
+        }
+    }
+
+    /// A free address of the family, from the first of the network's subnets that has one. `None`: the network
+    /// has no subnet of that family.
+    fn choose_of_family(&self, network: &Network, v4: bool) -> Result<Option<IpNet>, AgentError> {
+        let mut full = None;
+        for subnet in network.subnets.iter().filter(|s| s.net.addr().is_ipv4() == v4) {
+            match self.choose_address(&network.id, subnet.net, None) {
+                Ok(ip) => return Ok(Some(with_prefix(ip, subnet.net))),
+                Err(error @ AgentError::Ipam(IpamError::Full { .. })) => full = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        full.map_or(Ok(None), Err)
+    }
+
+    /// The revision of this node's claim on `ip` by an engine's IPAM call, if there is one without an endpoint.
+    async fn held_for_engine(&self, network: &Network, ip: IpAddr) -> Result<Option<Revision>, AgentError> {
+        let Some(record) = self.0.store.get(&schema::address_key(&network.id, ip)).await? else {
+            return Ok(None);
+        };
+        let free = serde_json::from_slice::<AddressClaim>(&record.value)
+            .is_ok_and(|c| c.kind == ClaimKind::Ipam && c.node == self.0.node && c.endpoint.is_none());
+        if free {
+            return Ok(Some(record.modified));
+        }
+        let holder = self.read(|s| describe_holder(s, &network.id, ip));
+        let network = network.display_name().to_owned();
+        Err(AgentError::Ipam(IpamError::Taken { ip, network, holder }))
+    }
+
+    fn new_endpoint(&self, spec: &EndpointSpec, addresses: &[Address]) -> Result<Endpoint, AgentError> {
+        let nets = || addresses.iter().map(|a| a.net);
+        let ipv4 = nets().find_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None::<Ipv4Net> });
+        let ipv6 = nets().find_map(|n| if let IpNet::V6(n) = n { Some(n) } else { None::<Ipv6Net> });
+        let first = ipv4.map(IpNet::V4).or(ipv6.map(IpNet::V6));
+        let derived = first.map(|n| MacAddr::for_address(n.addr()));
+        let mac = spec.mac.or(derived).unwrap_or(MacAddr::ZERO);
+        if !mac.is_unicast() {
+            return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
+        }
+        let same_mac = self.read(|s| {
+            let others = s.endpoints.get(&spec.network).into_iter().flat_map(BTreeMap::values);
+            others.filter(|e| e.id != spec.id).find(|e| e.mac == mac).map(|e| e.display_name().to_owned())
+        });
+        if let Some(holder) = same_mac {
+            return Err(AgentError::MacTaken { mac, holder });
+        }
+        Ok(Endpoint {
+            id: spec.id.clone(),
+            network: spec.network.clone(),
+            node: self.0.node.clone(),
+            engine: spec.engine.clone(),
+            container: spec.container.clone(),
+            sandbox: spec.sandbox.clone(),
+            mac,
+            ipv4,
+            ipv6,
+            epoch: self.0.epoch,
+            created: unix_now(),
+        })
+    }
+
+    /// Waits for the port; takes everything back when it cannot be made.
+    async fn finish_endpoint(&self, endpoint: Endpoint, revision: Revision) -> Result<Endpoint, AgentError> {
+        let made = self.port_made(&endpoint, revision).await;
+        if let Err(error) = made {
+            if let Err(undo) = self.withdraw(&endpoint.network, &endpoint.id).await {
+                tracing::error!(endpoint = endpoint.id.short(), %undo, "a failed endpoint could not be withdrawn");
+            }
+            return Err(error);
+        }
+        tracing::info!(
+            endpoint = endpoint.id.short(),
+            network = endpoint.network.short(),
+            address = %endpoint.addresses().map(|a| a.to_string()).collect::<Vec<_>>().join(","),
+            "endpoint made"
+        );
+        Ok(endpoint)
+    }
+
+    async fn port_made(&self, endpoint: &Endpoint, revision: Revision) -> Result<(), AgentError> {
+        let what = format!("endpoint {}", endpoint.display_name());
+        self.applied(revision, &what).await?;
+        let vni = self
+            .read(|s| s.networks.get(&endpoint.network).map(|n| n.vni))
+            .ok_or_else(|| AgentError::NoSuchNetwork(endpoint.network.to_string()))?;
+        let failures = &self.0.reconciled.borrow().failures;
+        let keys = [Key::Bridge(vni), Key::Vxlan(vni), Key::Port(vni, port_name(&endpoint.id))];
+        match keys.iter().find_map(|key| failures.get(key)) {
+            Some(reason) => Err(AgentError::NotApplied { what, reason: reason.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// An endpoint.
+    pub fn endpoint(&self, network: &NetworkId, id: &EndpointId) -> Option<Endpoint> {
+        self.read(|s| s.endpoints.get(network)?.get(id).cloned())
+    }
+
+    /// Notes where the engine is about to put an endpoint's interface. The far end stays in the host's namespace
+    /// for the engine to take; its name there is answered.
+    pub async fn join_endpoint(
+        &self,
+        network: &NetworkId,
+        id: &EndpointId,
+        sandbox: Sandbox,
+    ) -> Result<String, AgentError> {
+        self.change_endpoint(network, id, |e| e.sandbox = Some(sandbox.clone()))
+            .await?
+            .ok_or_else(|| AgentError::NoSuchEndpoint(id.to_string()))?;
+        Ok(far_end_name(id))
+    }
+
+    /// Forgets the sandbox of an endpoint. Idempotent.
+    pub async fn leave_endpoint(&self, network: &NetworkId, id: &EndpointId) -> Result<(), AgentError> {
+        self.change_endpoint(network, id, |e| e.sandbox = None).await?;
+        Ok(())
+    }
+
+    /// Names the container of an endpoint. Idempotent; an endpoint that is gone is no error.
+    pub async fn set_container(
+        &self,
+        network: &NetworkId,
+        id: &EndpointId,
+        container: Container,
+    ) -> Result<(), AgentError> {
+        if self.endpoint(network, id).is_some_and(|e| e.container.as_ref() == Some(&container)) {
+            return Ok(());
+        }
+        self.change_endpoint(network, id, |e| e.container = Some(container.clone())).await?;
+        Ok(())
+    }
+
+    /// `None`: there is no such endpoint of this node.
+    async fn change_endpoint(
+        &self,
+        network: &NetworkId,
+        id: &EndpointId,
+        change: impl Fn(&mut Endpoint),
+    ) -> Result<Option<Endpoint>, AgentError> {
+        let key = schema::endpoint_key(network, id);
+        for _ in 0..ATTEMPTS {
+            let Some(record) = self.0.store.get(&key).await? else { return Ok(None) };
+            let Ok(mut endpoint) = serde_json::from_slice::<Endpoint>(&record.value) else { return Ok(None) };
+            if endpoint.node != self.0.node {
+                return Ok(None);
+            }
+            change(&mut endpoint);
+            let txn = Txn::new().unchanged(&key, record.modified).put(&key, encode(&endpoint));
+            if let Outcome::Committed(_) = self.commit(txn).await? {
+                return Ok(Some(endpoint));
+            }
+        }
+        Err(AgentError::Contention(format!("endpoint {}", id.short()), ATTEMPTS))
+    }
+
+    /// Removes an endpoint of this node and the claims that came with it, and waits until this host's kernel has
+    /// let go of it. Idempotent.
+    pub async fn remove_endpoint(&self, network: &NetworkId, id: &EndpointId) -> Result<(), AgentError> {
+        if let Some(revision) = self.withdraw(network, id).await? {
+            tracing::info!(endpoint = id.short(), network = network.short(), "endpoint removed");
+            self.applied(revision, &format!("the removal of endpoint {}", id.short())).await?;
+        }
+        Ok(())
+    }
+
+    async fn withdraw(&self, network: &NetworkId, id: &EndpointId) -> Result<Option<Revision>, AgentError> {
+        let key = schema::endpoint_key(network, id);
+        for _ in 0..ATTEMPTS {
+            let Some(record) = self.0.store.get(&key).await? else { return Ok(None) };
+            let endpoint: Option<Endpoint> = serde_json::from_slice(&record.value).ok();
+            if endpoint.as_ref().is_some_and(|e| e.node != self.0.node) {
+                return Ok(None);
+            }
+            let mut txn = Txn::new().unchanged(&key, record.modified).delete(&key);
+            for ip in endpoint.iter().flat_map(Endpoint::addresses) {
+                let claim = self.0.store.get(&schema::address_key(network, ip)).await?;
+                txn = with_claim_given_back(txn, claim, id);
+            }
+            if let Outcome::Committed(revision) = self.commit(txn).await? {
+                return Ok(Some(revision));
+            }
+        }
+        Err(AgentError::Contention(format!("endpoint {}", id.short()), ATTEMPTS))
+    }
+}
+
+/// Adds to the removal of endpoint `id` what becomes of its claim: one that came with it goes with it, one that
+/// an engine's IPAM call took stays until an IPAM call gives it back.
+fn with_claim_given_back(txn: Txn, record: Option<Record>, id: &EndpointId) -> Txn {
+    let Some(record) = record else { return txn };
+    let Ok(claim) = serde_json::from_slice::<AddressClaim>(&record.value) else { return txn };
+    if claim.endpoint.as_ref() != Some(id) {
+        return txn;
+    }
+    let txn = txn.unchanged(&record.key, record.modified);
+    match claim.kind {
+        ClaimKind::Endpoint => txn.delete(record.key),
+        ClaimKind::Ipam => {
+            let claim = AddressClaim { endpoint: None, ..claim };
+            txn.put(record.key, encode(&claim))
+        }
+    }
+}
+
+fn subnet_of(network: &Network, ip: IpAddr) -> Result<IpNet, AgentError> {
+    network.subnet_of(ip).map(|s| s.net).ok_or_else(|| {
+        let subnets = network.subnets.iter().map(|s| s.net).collect();
+        AgentError::Ipam(IpamError::Outside { ip, network: network.display_name().to_owned(), subnets })
+    })
+}

@@ -1,0 +1,189 @@
+//! Why the agent did not do what it was asked.
+
+use crate::api::{ErrorBody, ErrorKind};
+use ipnet::IpNet;
+use weft_kernel::KernelError;
+use weft_model::{HostRoute, MacAddr, SubnetError, Vni, VniRange};
+use weft_plan::IpamError;
+use weft_store::StoreError;
+
+/// An error of the agent's verbs: what, why, and (by [`AgentError::hint`]) what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AgentError {
+    /// The store's.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel's.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// An address cannot be had.
+    #[error(transparent)]
+    Ipam(#[from] IpamError),
+    /// A subnet is refused.
+    #[error(transparent)]
+    Subnet(#[from] SubnetError),
+    /// Nothing has that name or id.
+    #[error("there is no network {0:?}")]
+    NoSuchNetwork(String),
+    /// Nothing has that id.
+    #[error("there is no endpoint {0:?}")]
+    NoSuchEndpoint(String),
+    /// A namespace is not attached.
+    #[error("{netns} has no endpoint on network {network:?}")]
+    NotAttached {
+        /// The namespace's path.
+        netns: String,
+        /// The network.
+        network: String,
+    },
+    /// A namespace is attached already.
+    #[error("{netns} is on network {network:?} already, as {interface}")]
+    AlreadyAttached {
+        /// The namespace's path.
+        netns: String,
+        /// The network.
+        network: String,
+        /// The interface there.
+        interface: String,
+    },
+    /// Another network has the name.
+    #[error("the name {name:?} belongs to another network ({holder})")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// That network's short id and the node it was made on.
+        holder: String,
+    },
+    /// Another network has the VNI.
+    #[error("VNI {vni} belongs to network {holder:?}")]
+    VniTaken {
+        /// The VNI.
+        vni: Vni,
+        /// That network.
+        holder: String,
+    },
+    /// Another endpoint of the network has the MAC address.
+    #[error("MAC address {mac} is taken on this network by {holder}")]
+    MacTaken {
+        /// The address.
+        mac: MacAddr,
+        /// The endpoint that has it.
+        holder: String,
+    },
+    /// A VNI was asked for that the cluster does not use.
+    #[error("VNI {0} is outside this cluster's range {1}")]
+    VniOutside(Vni, VniRange),
+    /// No VNI is left.
+    #[error("all VNIs of the range {0} are taken")]
+    NoVni(VniRange),
+    /// A subnet that a host routes elsewhere.
+    #[error("subnet {subnet} overlaps the route {} dev {} of node {node}", .route.destination, .route.device)]
+    RouteConflict {
+        /// The subnet asked for.
+        subnet: IpNet,
+        /// The node that has the route.
+        node: String,
+        /// The route.
+        route: HostRoute,
+    },
+    /// No /24 is free.
+    #[error("weft found no free subnet in 10.0.0.0/8")]
+    NoSubnet,
+    /// A network with endpoints.
+    #[error("network {network:?} has {count} endpoint{}: {list}", if *.count == 1 { "" } else { "s" })]
+    NetworkInUse {
+        /// The network.
+        network: String,
+        /// How many.
+        count: usize,
+        /// The first few, each with its address and node.
+        list: String,
+    },
+    /// A network whose removal has begun.
+    #[error("network {0:?} is being removed")]
+    NetworkRemoving(String),
+    /// Too much changed at once.
+    #[error("{0} was changed by others {1} times in a row")]
+    Contention(String, u32),
+    /// The kernel did not get there.
+    #[error("this host's kernel does not have what it should for {what}: {reason}")]
+    NotApplied {
+        /// What was asked for.
+        what: String,
+        /// What the kernel said last.
+        reason: String,
+    },
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file of the daemon's.
+    #[error("{path}: {reason}")]
+    File {
+        /// Its path.
+        path: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl AgentError {
+    /// Its kind.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(StoreError::Denied { .. }) | Self::Kernel(KernelError::NotPermitted(_)) => {
+                ErrorKind::Denied
+            }
+            Self::Store(StoreError::Unreachable { .. }) => ErrorKind::Unavailable,
+            Self::Kernel(KernelError::Unsupported { .. } | KernelError::PortTaken { .. }) => {
+                ErrorKind::Unsupported
+            }
+            Self::Ipam(IpamError::Taken { .. } | IpamError::Full { .. })
+            | Self::AlreadyAttached { .. }
+            | Self::NameTaken { .. }
+            | Self::VniTaken { .. }
+            | Self::MacTaken { .. }
+            | Self::NoVni(_)
+            | Self::RouteConflict { .. }
+            | Self::NoSubnet
+            | Self::NetworkInUse { .. }
+            | Self::NetworkRemoving(_) => ErrorKind::Conflict,
+            Self::NoSuchNetwork(_) | Self::NoSuchEndpoint(_) | Self::NotAttached { .. } => {
+                ErrorKind::NotFound
+            }
+            Self::Ipam(_) | Self::Subnet(_) | Self::VniOutside(..) | Self::Invalid(_) => ErrorKind::Invalid,
+            Self::Store(_)
+            | Self::Kernel(_)
+            | Self::Contention(..)
+            | Self::NotApplied { .. }
+            | Self::File { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// What to do about it, where that is not plain from the message.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Store(StoreError::Unreachable { .. }) => {
+                Some("start the store, or check --cluster-store; nothing was changed on this host")
+            }
+            Self::NoSuchNetwork(_) => Some("`weft network ls` lists the networks"),
+            Self::NoSuchEndpoint(_) | Self::NotAttached { .. } => {
+                Some("`weft endpoint ls` lists the endpoints")
+            }
+            Self::RouteConflict { .. } => {
+                Some("choose another subnet (--subnet), or let weft choose one that is free on every host")
+            }
+            Self::NetworkInUse { .. } => Some("stop or disconnect them first"),
+            Self::NameTaken { .. } => Some("choose another name"),
+            Self::Ipam(IpamError::Full { .. }) => {
+                Some("remove endpoints, or make a network with a larger subnet")
+            }
+            Self::Ipam(IpamError::Taken { .. }) => Some("choose another address, or none to get a free one"),
+            _ => None,
+        }
+    }
+
+    /// The error as the API sends it.
+    pub fn to_body(&self) -> ErrorBody {
+        ErrorBody { error: self.to_string(), hint: self.hint().map(str::to_owned), kind: self.kind() }
+    }
+}

@@ -1,0 +1,39 @@
+//! `weft down`: this host leaves the cluster.
+
+use crate::{Agent, AgentError};
+use std::sync::atomic::Ordering;
+use weft_model::schema;
+use weft_store::Txn;
+
+impl Agent {
+    /// Removes this node's endpoints, its claims, its engines' bindings and its record; then the daemon ends and takes
+    /// its kernel objects with it (see [`crate::Running::stop`]). The state directory stays.
+    pub async fn leave(&self) -> Result<(), AgentError> {
+        let (endpoints, claims, bindings) = self.read(|s| {
+            let endpoints = s.all_endpoints().filter(|e| e.node == self.0.node);
+            let endpoints: Vec<_> = endpoints.map(|e| (e.network.clone(), e.id.clone())).collect();
+            let claims = s.addresses.iter().flat_map(|(network, claims)| {
+                let ours = claims.iter().filter(|(_, c)| c.node == self.0.node);
+                ours.map(|(ip, _)| (network.clone(), *ip))
+            });
+            let bindings = s.bindings.get(&self.0.node).into_iter().flat_map(|b| b.keys().cloned());
+            (endpoints, claims.collect::<Vec<_>>(), bindings.collect::<Vec<_>>())
+        });
+        tracing::info!(endpoints = endpoints.len(), "this host leaves the cluster");
+        for (network, endpoint) in &endpoints {
+            self.remove_endpoint(network, endpoint).await?;
+        }
+        for (network, ip) in &claims {
+            self.release_address(network, *ip).await?;
+        }
+        for engine_network in &bindings {
+            self.unbind(engine_network).await?;
+        }
+        self.0.left.store(true, Ordering::SeqCst);
+        self.0.shutdown.cancel();
+        let node = &self.0.node;
+        let txn = Txn::new().delete(schema::node_key(node)).delete(schema::alive_key(node));
+        self.0.store.commit(txn).await?;
+        Ok(())
+    }
+}

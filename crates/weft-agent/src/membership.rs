@@ -1,0 +1,192 @@
+//! This host as a member of the cluster: its id, its record, its lease.
+
+use crate::{Advertise, AgentError, AgentOptions, agent::Inner, options::DEFAULT_ADVERTISE_PORT, view::Link};
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+use weft_kernel::{KernelError, Underlay, UnderlayWatch, route_mtu, watch_underlay};
+use weft_model::{Mtu, Node, NodeId, encode, schema, unix_now};
+use weft_store::{LeaseKeeper, Store, Txn};
+
+/// How often the record is compared even when nothing seems to have changed.
+const LOOK: Duration = Duration::from_secs(30);
+/// Events of an underlay come in bursts.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// The id of this node, made at the first start and kept.
+pub(crate) fn load_or_create_id(state_dir: &Path) -> Result<NodeId, AgentError> {
+    let path = state_dir.join("node-id");
+    let error = |reason: String| AgentError::File { path: path.display().to_string(), reason };
+    match std::fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|e: weft_model::IdError| error(format!("{e}; remove the file to join as a new node"))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            let id = NodeId::random();
+            std::fs::write(&path, format!("{id}\n")).map_err(|e| error(e.to_string()))?;
+            Ok(id)
+        }
+        Err(e) => Err(error(e.to_string())),
+    }
+}
+
+/// This node's record as this host is now.
+pub(crate) fn describe(options: &AgentOptions, id: &NodeId, epoch: u64) -> Result<Node, AgentError> {
+    let underlay = underlay(options.advertise.as_ref())?;
+    let vteps = vteps(options.advertise.as_ref(), &underlay)?;
+    let port = options.advertise.as_ref().map_or(DEFAULT_ADVERTISE_PORT, Advertise::port);
+    Ok(Node {
+        id: id.clone(),
+        name: options.node_name.clone(),
+        advertise: vteps.first().map(|ip| SocketAddr::new(*ip, port)),
+        vteps,
+        vxlan_port: options.vxlan_port,
+        underlay_mtu: underlay.mtu,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        epoch,
+        started: unix_now(),
+        routes: weft_kernel::host_routes()?,
+    })
+}
+
+fn underlay(advertise: Option<&Advertise>) -> Result<Underlay, AgentError> {
+    Ok(match advertise {
+        Some(Advertise::Interface { name, .. }) => Underlay::of_interface(name)?,
+        Some(Advertise::Address(address)) => Underlay::of_address(address.ip())?,
+        None => Underlay::of_address(outward_address()?)?,
+    })
+}
+
+/// The address that this host uses towards the world outside.
+fn outward_address() -> Result<IpAddr, AgentError> {
+    // Connecting a UDP socket sends nothing: it asks the routing table. The addresses are reserved for documentation
+    // (RFC 5737, RFC 3849), so nothing but a default route leads to them.
+    let ask = |from: &str, to: &str| {
+        let socket = UdpSocket::bind(from)?;
+        socket.connect(to)?;
+        socket.local_addr()
+    };
+    let asked = ask("0.0.0.0:0", "192.0.2.1:9").or_else(|_| ask("[::]:0", "[2001:db8::1]:9"));
+    asked.map(|address| address.ip()).map_err(|_| {
+        AgentError::Invalid(
+            "this host has no default route to tell which interface leads to the other hosts: name it with \
+             --cluster-advertise, as in eth0:2375"
+                .to_owned(),
+        )
+    })
+}
+
+/// The VTEP addresses: the one given, or the interface's first of each family, IPv4 preferred.
+fn vteps(advertise: Option<&Advertise>, underlay: &Underlay) -> Result<Vec<IpAddr>, AgentError> {
+    if let Some(Advertise::Address(address)) = advertise {
+        return Ok(vec![address.ip()]);
+    }
+    let first = |v4| underlay.addresses.iter().copied().find(|ip| ip.is_ipv4() == v4);
+    let vteps: Vec<_> = first(true).into_iter().chain(first(false)).collect();
+    if vteps.is_empty() {
+        return Err(AgentError::Invalid(format!(
+            "interface {} has no address that other hosts could reach: give it one, or choose another with \
+             --cluster-advertise",
+            underlay.interface
+        )));
+    }
+    Ok(vteps)
+}
+
+/// Keeps this node's record and lease in the store until `shutdown`; the record follows the host's addresses,
+/// MTU and routes.
+pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
+    let lease = LeaseKeeper::spawn(
+        Arc::clone(&inner.store),
+        schema::alive_key(&inner.node),
+        encode(&inner.epoch),
+        inner.options.lease_ttl,
+        shutdown.clone(),
+    );
+    let mut underlay = watch_underlay()
+        .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
+        .ok();
+    let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
+    loop {
+        publish(&inner).await;
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            event = changed(underlay.as_ref()) => {
+                if let Err(error) = event {
+                    tracing::warn!(%error, "changes of this host's addresses are seen late from now on");
+                    underlay = None;
+                }
+                tokio::time::sleep(SETTLE).await;
+                look(&inner);
+            }
+            // A new peer may be behind a narrower path.
+            _ = nodes.changed() => look(&inner),
+            _ = link.changed() => {}
+            () = tokio::time::sleep(LOOK) => look(&inner),
+        }
+    }
+    drop(lease);
+}
+
+async fn changed(underlay: Option<&UnderlayWatch>) -> Result<(), KernelError> {
+    match underlay {
+        Some(underlay) => underlay.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes in what has changed on this host.
+fn look(inner: &Inner) {
+    let known = inner.view.this();
+    let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
+    let node = describe(&inner.options, &inner.node, inner.epoch).map(|node| Node {
+        started: known.started,
+        underlay_mtu: path_mtu(&node, &peers),
+        ..node
+    });
+    match node {
+        Ok(node) if node != known => {
+            tracing::info!(vteps = ?node.vteps, mtu = %node.underlay_mtu, "this host's addresses or routes changed");
+            inner.view.set_this(node);
+        }
+        Ok(_) => {}
+        // An interface that is down for a moment takes nothing away: the last known record stays.
+        Err(error) => tracing::warn!(%error, "this host's underlay cannot be read; it stays as last known"),
+    }
+}
+
+/// The MTU of the narrowest path from this node to a peer, as its routes know it.
+fn path_mtu(this: &Node, peers: &[Node]) -> Mtu {
+    let vteps =
+        this.vteps.first().into_iter().flat_map(|ours| peers.iter().filter_map(|p| p.vtep_like(*ours)));
+    let paths = vteps.filter_map(|vtep| route_mtu(vtep).ok().flatten());
+    paths.min().map_or(this.underlay_mtu, |path| path.min(this.underlay_mtu))
+}
+
+/// Writes the record if the store has another one.
+async fn publish(inner: &Inner) {
+    if *inner.view.link().borrow() != Link::Up {
+        return;
+    }
+    let node = inner.view.this();
+    match inner.store.get(&schema::node_key(&node.id)).await {
+        Ok(Some(record)) if record.value == encode(&node) => {}
+        Ok(_) => {
+            if let Err(error) = write(inner.store.as_ref(), &node).await {
+                tracing::warn!(%error, "this node's record could not be written; trying again");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "this node's record could not be read; trying again"),
+    }
+}
+
+/// Writes a node's record. Only the node itself does, so there is nobody to race with.
+pub(crate) async fn write(store: &dyn Store, node: &Node) -> Result<(), AgentError> {
+    store.commit(Txn::new().put(schema::node_key(&node.id), encode(node))).await?;
+    Ok(())
+}

@@ -1,0 +1,128 @@
+//! Subnets that an engine's IPAM asked for before the network they are for exists.
+
+use crate::{Agent, AgentError, addresses::with_prefix};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use weft_model::{NetworkId, Pool, Revision, Subnet, encode, schema, unix_now};
+use weft_plan::{choose_subnet, conflicting_route};
+use weft_store::{Outcome, Txn};
+
+const ATTEMPTS: u32 = 100;
+
+impl Agent {
+    /// Reserves a subnet for a network to come: `net`, or a free one. Returns the pool's id.
+    pub async fn create_pool(
+        &self,
+        net: Option<IpNet>,
+        range: Option<IpNet>,
+        v6: bool,
+    ) -> Result<(String, Pool), AgentError> {
+        let net = match net {
+            Some(net) => net,
+            None if v6 => {
+                return Err(AgentError::Invalid("an IPv6 network needs a subnet: give --subnet".to_owned()));
+            }
+            None => self.free_subnet()?,
+        };
+        let subnet = Subnet { gateway: None, range, ..Subnet::new(net) };
+        subnet.validate()?;
+        let conflict = self.read(|s| {
+            conflicting_route(s.nodes.values(), net).map(|(node, route)| AgentError::RouteConflict {
+                subnet: net,
+                node: node.name.clone(),
+                route: route.clone(),
+            })
+        });
+        if let Some(conflict) = conflict {
+            return Err(conflict);
+        }
+        // Random, like every identity of weft's.
+        let id = NetworkId::random().to_string();
+        let pool = Pool { subnet, node: self.0.node.clone(), network: None, since: unix_now() };
+        let key = schema::pool_key(&id);
+        self.commit(Txn::new().absent(&key).put(key, encode(&pool))).await?;
+        Ok((id, pool))
+    }
+
+    fn free_subnet(&self) -> Result<IpNet, AgentError> {
+        self.read(|s| {
+            let networks = s.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.net));
+            let pools = s.pools.values().map(|p| p.subnet.net);
+            choose_subnet(networks.chain(pools), s.nodes.values().flat_map(|n| &n.routes))
+        })
+        .ok_or(AgentError::NoSubnet)
+    }
+
+    /// Reserves an address of a pool without a network: the gateway (the first address if none is wanted), or an
+    /// auxiliary address.
+    pub async fn reserve_in_pool(
+        &self,
+        id: &str,
+        wanted: Option<IpAddr>,
+        gateway: bool,
+    ) -> Result<IpNet, AgentError> {
+        self.change_pool(id, |pool| {
+            let subnet = &mut pool.subnet;
+            let ip = wanted.unwrap_or_else(|| Subnet::first_host(subnet.net));
+            subnet.check_host(if gateway { "gateway" } else { "address" }, ip)?;
+            if gateway {
+                subnet.gateway = Some(ip);
+            } else {
+                subnet.reserved.insert(format!("aux-{ip}"), ip);
+            }
+            Ok(with_prefix(ip, subnet.net))
+        })
+        .await
+    }
+
+    /// A pool.
+    pub fn pool(&self, id: &str) -> Option<Pool> {
+        self.read(|s| s.pools.get(id).cloned())
+    }
+
+    /// The oldest pool of this node that has no network yet and whose subnet is `net`.
+    pub fn unused_pool(&self, net: IpNet) -> Option<(String, Pool)> {
+        self.read(|s| {
+            let unused = s
+                .pools
+                .iter()
+                .filter(|(_, p)| p.node == self.0.node && p.network.is_none() && p.subnet.net == net);
+            unused.min_by_key(|(_, p)| p.since).map(|(id, p)| (id.clone(), p.clone()))
+        })
+    }
+
+    /// Notes which network a pool was for.
+    pub async fn pool_became(&self, id: &str, network: &NetworkId) -> Result<(), AgentError> {
+        self.change_pool(id, |pool| {
+            pool.network = Some(network.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes a pool. Idempotent.
+    pub async fn release_pool(&self, id: &str) -> Result<(), AgentError> {
+        let key = schema::pool_key(id);
+        self.commit(Txn::new().present(&key).delete(key)).await?;
+        Ok(())
+    }
+
+    async fn change_pool<R>(
+        &self,
+        id: &str,
+        change: impl Fn(&mut Pool) -> Result<R, AgentError>,
+    ) -> Result<R, AgentError> {
+        let key = schema::pool_key(id);
+        let missing = || AgentError::Invalid(format!("there is no address pool {id:?}"));
+        for _ in 0..ATTEMPTS {
+            let record = self.0.store.get(&key).await?.ok_or_else(missing)?;
+            let mut pool: Pool = serde_json::from_slice(&record.value).map_err(|_| missing())?;
+            let outcome = change(&mut pool)?;
+            let txn = Txn::new().unchanged(&key, record.modified).put(&key, encode(&pool));
+            if let Outcome::Committed(Revision(_)) = self.commit(txn).await? {
+                return Ok(outcome);
+            }
+        }
+        Err(AgentError::Contention(format!("pool {id}"), ATTEMPTS))
+    }
+}

@@ -1,0 +1,215 @@
+//! The loop: keeps this host's kernel as the cluster's records say it should be, for ever.
+//!
+//! Two kinds of pass. A *change pass* follows the news of the store and touches only what they concern. An
+//! *audit* reads what the kernel has, compares it with what it should have, and repairs the difference: at the
+//! start (adoption), every few seconds, and when netlink reports that somebody changed something. What an audit
+//! repairs without any news is drift; it is counted by kind and shown by `weft status`.
+
+use crate::view::View;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use weft_kernel::{Kernel, KernelError};
+use weft_model::{NodeId, Revision};
+use weft_plan::{HostState, Key, Op, Planner, diff, diff_keys, model_kernel::apply_op};
+
+/// An audit reads everything; after one it rests for this many times as long as it took, so that a host that is
+/// full of changes spends its time on them.
+const REST_FACTOR: u32 = 10;
+
+/// Netlink events come in bursts (a container's start makes a dozen): one audit for the burst.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// What the loop has done, for whoever waits for it or asks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reconciled {
+    /// The store's revision that this host's kernel reflects, but for `failures`.
+    pub revision: Revision,
+    /// What could not be done, and the kernel's words.
+    pub failures: BTreeMap<Key, String>,
+    /// Why the kernel could not be read, when last tried.
+    pub blind: Option<String>,
+    /// Drift repaired since the start, by kind of object.
+    pub drift: BTreeMap<String, u64>,
+    /// How many objects there should be.
+    pub objects: usize,
+}
+
+/// The loop and what it knows.
+pub(crate) struct Reconciler {
+    view: Arc<View>,
+    kernel: Arc<dyn Kernel>,
+    interval: Duration,
+    planner: Planner,
+    /// What the kernel held when it was last read, with what was done since.
+    believed: HostState,
+    /// The kernel was read at least once: from then on, what differs without news is drift.
+    adopted: bool,
+    /// Events cannot be had; tried again after the next audit.
+    deaf: bool,
+    state: Reconciled,
+    done: watch::Sender<Reconciled>,
+    next_audit: Instant,
+    rest_until: Instant,
+}
+
+impl Reconciler {
+    /// A loop for node `this`, and where it tells what it has done.
+    pub(crate) fn new(
+        this: NodeId,
+        view: Arc<View>,
+        kernel: Arc<dyn Kernel>,
+        interval: Duration,
+    ) -> (Self, watch::Receiver<Reconciled>) {
+        let (done, receiver) = watch::channel(Reconciled::default());
+        let now = Instant::now();
+        let reconciler = Self {
+            view,
+            kernel,
+            interval,
+            planner: Planner::new(this),
+            believed: HostState::new(),
+            adopted: false,
+            deaf: false,
+            state: Reconciled::default(),
+            done,
+            next_audit: now,
+            rest_until: now,
+        };
+        (reconciler, receiver)
+    }
+
+    /// Adopts what is there, then follows the news until `shutdown`. What the kernel has stays in place.
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        let revision = self.plan_news().map(|(_, revision)| revision);
+        self.audit().await;
+        self.publish(revision);
+        let kernel = Arc::clone(&self.kernel);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.view.news() => self.follow().await,
+                () = sleep_until(self.next_audit) => {
+                    self.audit().await;
+                    self.publish(None);
+                }
+                event = kernel.changed(), if !self.deaf => {
+                    if let Err(error) = event {
+                        tracing::warn!(%error, "the kernel's events cannot be had; it is read every few seconds");
+                        self.deaf = true;
+                    }
+                    self.next_audit = self.next_audit.min(self.rest_until.max(Instant::now() + SETTLE));
+                }
+            }
+        }
+    }
+
+    /// Plans what the news concern. Returns the keys whose objects changed.
+    fn plan_news(&mut self) -> Option<(BTreeSet<Key>, Revision)> {
+        let planner = &mut self.planner;
+        self.view.take_news(|snapshot, news| {
+            let keys = if news.all {
+                planner.reset(snapshot)
+            } else {
+                news.touched.iter().flat_map(|touched| planner.update(snapshot, touched)).collect()
+            };
+            (keys, snapshot.revision)
+        })
+    }
+
+    /// A change pass.
+    async fn follow(&mut self) {
+        let Some((keys, revision)) = self.plan_news() else { return };
+        let ops = diff_keys(self.planner.desired(), &self.believed, &keys);
+        if !ops.is_empty() && !self.apply(&ops).await {
+            self.next_audit = self.next_audit.min(self.rest_until.max(Instant::now() + SETTLE));
+        }
+        // What is not wanted any more cannot fail any more.
+        let desired = self.planner.desired();
+        self.state.failures.retain(|key, _| desired.contains_key(key) || self.believed.contains_key(key));
+        self.publish(Some(revision));
+    }
+
+    /// Reads the kernel and repairs the difference.
+    async fn audit(&mut self) {
+        let begun = Instant::now();
+        match self.kernel.observe().await {
+            Ok(observed) => {
+                self.state.blind = None;
+                self.believed = observed;
+                let ops = diff(self.planner.desired(), &self.believed);
+                if self.adopted {
+                    self.count_drift(&ops);
+                }
+                self.adopted = true;
+                self.state.failures.clear();
+                self.apply(&ops).await;
+            }
+            Err(error) => self.is_blind(&error),
+        }
+        self.deaf = false;
+        let now = Instant::now();
+        self.rest_until = now + (now - begun) * REST_FACTOR;
+        self.next_audit = self.rest_until.max(now + self.interval);
+    }
+
+    fn is_blind(&mut self, error: &KernelError) {
+        if self.state.blind.is_none() {
+            tracing::error!(%error, "the kernel's state cannot be read");
+        }
+        self.state.blind = Some(error.to_string());
+    }
+
+    fn count_drift(&mut self, ops: &[Op]) {
+        let mut kinds: BTreeMap<&str, u64> = BTreeMap::new();
+        // What failed before is being tried again, which is no news.
+        for op in ops.iter().filter(|op| !self.state.failures.contains_key(op.key())) {
+            *kinds.entry(op.key().kind()).or_default() += 1;
+        }
+        if kinds.is_empty() {
+            return;
+        }
+        tracing::warn!(?kinds, "somebody changed the kernel's state; repairing it");
+        for (kind, count) in kinds {
+            *self.state.drift.entry(kind.to_owned()).or_default() += count;
+        }
+    }
+
+    /// Whether all went well.
+    async fn apply(&mut self, ops: &[Op]) -> bool {
+        let results = self.kernel.apply(ops).await;
+        let mut well = true;
+        for (op, result) in ops.iter().zip(results) {
+            let refused = match result {
+                // The belief follows; where it cannot, the next audit sets it right.
+                Ok(()) => apply_op(&mut self.believed, op).is_err(),
+                Err(error) => {
+                    let key = op.key().clone();
+                    if self.state.failures.insert(key, error.to_string()).is_none() {
+                        tracing::error!(object = %op.key(), %error, "the kernel refused a change");
+                    }
+                    well = false;
+                    continue;
+                }
+            };
+            well &= !refused;
+            self.state.failures.remove(op.key());
+        }
+        well
+    }
+
+    fn publish(&mut self, revision: Option<Revision>) {
+        if let Some(revision) = revision {
+            self.state.revision = revision;
+        }
+        self.state.objects = self.planner.desired().len();
+        self.done.send_replace(self.state.clone());
+    }
+}

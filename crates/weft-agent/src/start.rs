@@ -1,0 +1,266 @@
+//! A daemon's start and end.
+
+use crate::{
+    Agent, AgentError, AgentOptions,
+    agent::Inner,
+    api, cache, follow, leftovers, membership,
+    reconcile::Reconciler,
+    view::{Link, View},
+};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
+};
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_kernel::{Kernel, Linux, LinuxOptions, requirements};
+use weft_model::{
+    Node, NodeId, Snapshot, encode,
+    schema::{self, Meta},
+};
+use weft_store::{JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn, probe};
+
+/// A daemon that runs.
+pub struct Running {
+    agent: Agent,
+    tasks: TaskTracker,
+    cache: PathBuf,
+    _lock: StateLock,
+}
+
+impl Running {
+    /// The agent.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Cancelled when the daemon is to end: by [`Running::stop`], or because the host has left the cluster.
+    pub fn ending(&self) -> CancellationToken {
+        self.agent.0.shutdown.clone()
+    }
+
+    /// Ends the daemon. The data path stays as it is: containers go on talking, and the next start adopts it.
+    /// Only when the host has left the cluster ([`Agent::leave`]), all of it is removed.
+    pub async fn stop(self) -> Result<(), AgentError> {
+        self.agent.0.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if self.agent.0.left.load(Ordering::SeqCst) {
+            weft_kernel::remove_everything(&self.agent.0.options.overlay_netns).await?;
+            remove_file(&self.cache)?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts a daemon: checks the host, opens the store, adopts what the kernel has, serves the API. Returns when
+/// all of that is done. When it cannot start it says why, and has changed nothing but its own directories.
+pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
+    requirements::check()?;
+    make_dir(&options.state_dir)?;
+    make_dir(&options.run_dir)?;
+    let lock = StateLock::take(&options.state_dir)?;
+    let node = membership::load_or_create_id(&options.state_dir)?;
+    let this = membership::describe(&options, &node, 0)?;
+    for vtep in &this.vteps {
+        requirements::check_udp_port(options.vxlan_port, *vtep, &options.overlay_netns)?;
+    }
+
+    let shutdown = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let store = open_store(&options, &this, &tasks, &shutdown).await?;
+    let cache = options.state_dir.join("snapshot.json");
+    let kept = cache::load(&cache, &store.address());
+    let (last, connected) = meet_store(store.as_ref(), &node, kept.as_ref()).await?;
+    let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
+    if connected {
+        membership::write(store.as_ref(), &this).await?;
+    }
+
+    let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default()));
+    tasks.spawn(follow::run(Arc::clone(&store), Arc::clone(&view), shutdown.clone()));
+    if connected {
+        first_listing(&view, store.as_ref(), &options).await?;
+    }
+
+    let kernel = Linux::new(&LinuxOptions { overlay_netns: options.overlay_netns.clone() })?;
+    let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+    let (the_loop, mut reconciled) =
+        Reconciler::new(node.clone(), Arc::clone(&view), kernel, options.reconcile_interval);
+    let agent = Agent(Arc::new(Inner {
+        node,
+        epoch: this.epoch,
+        options,
+        store,
+        view,
+        reconciled: reconciled.clone(),
+        engines: Mutex::new(BTreeMap::new()),
+        shutdown: shutdown.clone(),
+        left: AtomicBool::new(false),
+    }));
+    let inner = &agent.0;
+    tasks.spawn(the_loop.run(shutdown.clone()));
+    // The loop's first word is that it has adopted what was there. It ends only with the daemon.
+    let _ = reconciled.changed().await;
+    let address = inner.store.address();
+    tasks.spawn(cache::keep(cache.clone(), address, Arc::clone(&inner.view), shutdown.clone()));
+    tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
+    tasks.spawn(leftovers::run(agent.clone(), shutdown.clone()));
+    let socket = inner.options.run_dir.join("weft.sock");
+    tasks.spawn(api::serve(api::bind(&socket)?, socket, agent.clone(), shutdown));
+    Ok(Running { agent, tasks, cache, _lock: lock })
+}
+
+async fn open_store(
+    options: &AgentOptions,
+    this: &Node,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> Result<Arc<dyn Store>, AgentError> {
+    let token = join_token(options)?;
+    let open = OpenOptions {
+        state_dir: options.state_dir.clone(),
+        join_token: token.clone(),
+        timeout: options.store_timeout,
+    };
+    let Opened { store, embedded } = weft_store::open(&options.cluster_store, &open).await?;
+    if let (Some(embedded), Some(address), Some(token)) = (embedded, this.advertise, token) {
+        let listener = listen(address).await?;
+        let shutdown = shutdown.clone();
+        tasks.spawn(async move {
+            if let Err(error) = weft_store::embedded::serve(listener, embedded, token, shutdown).await {
+                tracing::error!(%error, %address, "the embedded store is no longer served to other hosts");
+            }
+        });
+    }
+    Ok(store)
+}
+
+/// The token that other daemons need for this daemon's store, or that this daemon needs for another's.
+fn join_token(options: &AgentOptions) -> Result<Option<JoinToken>, AgentError> {
+    match (&options.join_token, &options.cluster_store) {
+        (Some(token), _) => Ok(Some(token.clone())),
+        (None, StoreUrl::Local) => {
+            let path = options.state_dir.join(JoinToken::FILE);
+            let error =
+                |e: weft_store::JoinTokenError| AgentError::Invalid(format!("{}: {e}", path.display()));
+            JoinToken::load_or_create(&path).map(Some).map_err(error)
+        }
+        (None, StoreUrl::Remote { server }) => Err(AgentError::Invalid(format!(
+            "the store weft://{server} needs a join token: give --join-token or --join-token-file, as found in \
+             {} in the state directory of that daemon",
+            JoinToken::FILE
+        ))),
+        (None, StoreUrl::Etcd { .. }) => Ok(None),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
+    TcpListener::bind(address).await.map_err(|e| {
+        AgentError::Invalid(format!(
+            "the embedded store cannot be served on {address}: {e}; choose another port with --cluster-advertise"
+        ))
+    })
+}
+
+/// Checks the store's schema and reads this node's last record. A store that does not answer is no obstacle if a
+/// snapshot was kept: then what is known goes on. Returns whether the store answered, too.
+async fn meet_store(
+    store: &dyn Store,
+    node: &NodeId,
+    kept: Option<&Snapshot>,
+) -> Result<(Option<Node>, bool), AgentError> {
+    match probe(store).await {
+        Ok(()) => {}
+        Err(error @ StoreError::Unreachable { .. }) => {
+            let Some(kept) = kept else { return Err(error.into()) };
+            tracing::warn!(%error, revision = %kept.revision, "starting with the snapshot that was kept");
+            return Ok((kept.nodes.get(node).cloned(), false));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let meta = encode(&Meta { schema: schema::VERSION });
+    if let Outcome::Refused(present) =
+        store.commit(Txn::new().absent(schema::META).put(schema::META, meta)).await?
+    {
+        let record = present.into_iter().next().flatten();
+        let meta = record.and_then(|r| serde_json::from_slice::<Meta>(&r.value).ok());
+        if meta.as_ref().map(|m| m.schema) != Some(schema::VERSION) {
+            return Err(AgentError::Invalid(format!(
+                "the store {} holds records of schema {}, this weft writes schema {}: upgrade it, or use \
+                 another prefix",
+                store.address(),
+                meta.map_or("unknown".to_owned(), |m| m.schema.to_string()),
+                schema::VERSION
+            )));
+        }
+    }
+    let record = store.get(&schema::node_key(node)).await?;
+    Ok((record.and_then(|r| serde_json::from_slice(&r.value).ok()), true))
+}
+
+/// Waits for the first listing: planning without it would take down what a previous daemon has built.
+async fn first_listing(view: &View, store: &dyn Store, options: &AgentOptions) -> Result<(), AgentError> {
+    let mut link = view.link();
+    let up = link.wait_for(|link| *link == Link::Up);
+    match tokio::time::timeout(options.store_timeout, up).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(AgentError::Store(StoreError::Unreachable {
+            store: store.address(),
+            reason: "it answered once, but did not list its records".to_owned(),
+        })),
+    }
+}
+
+fn make_dir(path: &Path) -> Result<(), AgentError> {
+    std::fs::create_dir_all(path).map_err(|e| file_error(path, &e))
+}
+
+fn remove_file(path: &Path) -> Result<(), AgentError> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file_error(path, &e)),
+        _ => Ok(()),
+    }
+}
+
+fn file_error(path: &Path, error: &std::io::Error) -> AgentError {
+    AgentError::File { path: path.display().to_string(), reason: error.to_string() }
+}
+
+/// Keeps a second daemon away from a state directory; the kernel lets go of it when the process ends, however.
+struct StateLock {
+    _file: std::fs::File,
+}
+
+impl StateLock {
+    fn take(state_dir: &Path) -> Result<Self, AgentError> {
+        let path = state_dir.join("lock");
+        let file = std::fs::File::create(&path).map_err(|e| file_error(&path, &e))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(std::fs::TryLockError::WouldBlock) => Err(AgentError::Invalid(format!(
+                "another weft daemon uses {}: stop it, or give this one its own --state-dir, --run-dir and \
+                 --overlay-netns",
+                state_dir.display()
+            ))),
+            Err(std::fs::TryLockError::Error(e)) => Err(file_error(&path, &e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_directory_has_one_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateLock::take(dir.path()).unwrap();
+        let error = StateLock::take(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("another weft daemon"), "{error}");
+        drop(first);
+        StateLock::take(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,162 @@
+//! What the daemon tells of itself and of the cluster: the API's views.
+
+use crate::{
+    Agent,
+    api::{EndpointView, NetworkView, NodeView, Status, StoreStatus},
+    view::Link,
+};
+use ipnet::IpNet;
+use std::{collections::BTreeMap, sync::PoisonError};
+use weft_model::{Endpoint, Network, Node, Snapshot};
+use weft_store::{JoinToken, StoreUrl};
+
+/// How many failures `weft status` names.
+const SHOWN: usize = 10;
+
+impl Agent {
+    /// How the daemon is.
+    pub fn status(&self) -> Status {
+        let link = self.0.view.link().borrow().clone();
+        let reconciled = self.0.reconciled.borrow().clone();
+        let engines =
+            self.0.engines.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let mut problems: Vec<String> =
+            reconciled.blind.iter().map(|e| format!("the kernel cannot be read: {e}")).collect();
+        problems.extend(reconciled.failures.iter().take(SHOWN).map(|(key, e)| format!("{key}: {e}")));
+        if reconciled.failures.len() > SHOWN {
+            problems.push(format!("and {} more kernel objects", reconciled.failures.len() - SHOWN));
+        }
+        if let Link::Down(error) = &link {
+            problems.push(format!("{error}; what was known stays in place, nothing new can be made"));
+        }
+        self.read(|s| {
+            problems.extend(self.unreachable_peers(s));
+            let this = self.0.view.this();
+            Status {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                node: self.node_view(s, &this),
+                store: StoreStatus {
+                    address: self.0.store.address(),
+                    connected: link == Link::Up,
+                    error: if let Link::Down(error) = link { Some(error) } else { None },
+                    revision: s.revision,
+                    applied: reconciled.revision,
+                    join_token_file: (self.0.options.cluster_store == StoreUrl::Local)
+                        .then(|| self.0.options.state_dir.join(JoinToken::FILE).display().to_string()),
+                },
+                networks: s.networks.len(),
+                nodes: s.nodes.len(),
+                nodes_alive: s.nodes.keys().filter(|id| s.alive.contains_key(*id)).count(),
+                endpoints: s.endpoints.values().map(BTreeMap::len).sum(),
+                kernel_objects: reconciled.objects,
+                problems,
+                drift_repaired: reconciled.drift,
+                engines,
+            }
+        })
+    }
+
+    /// Peers that frames cannot be sent to, with the reason.
+    fn unreachable_peers(&self, snapshot: &Snapshot) -> Vec<String> {
+        let this = self.0.view.this();
+        let Some(&vtep) = this.vteps.first() else { return vec!["this host has no VTEP address".to_owned()] };
+        let others = snapshot.nodes.values().filter(|n| n.id != this.id);
+        others
+            .filter_map(|peer| {
+                if peer.vxlan_port != this.vxlan_port {
+                    let (theirs, ours) = (peer.vxlan_port, this.vxlan_port);
+                    return Some(format!(
+                        "node {} uses UDP port {theirs}, this one {ours}: they must agree",
+                        peer.name
+                    ));
+                }
+                if peer.vtep_like(vtep).is_none() {
+                    let family = if vtep.is_ipv4() { "IPv4" } else { "IPv6" };
+                    return Some(format!(
+                        "node {} has no {family} VTEP address, this one uses {vtep}",
+                        peer.name
+                    ));
+                }
+                (peer.vteps.first() == Some(&vtep))
+                    .then(|| format!("node {} has this node's VTEP address {vtep}", peer.name))
+            })
+            .collect()
+    }
+
+    /// All networks, by name.
+    pub fn networks(&self) -> Vec<NetworkView> {
+        let mut views: Vec<_> = self.read(|s| s.networks.values().map(|n| self.network_view(s, n)).collect());
+        views.sort_by(|a, b| a.network.display_name().cmp(b.network.display_name()));
+        views
+    }
+
+    pub(crate) fn network_view(&self, snapshot: &Snapshot, network: &Network) -> NetworkView {
+        let endpoints = snapshot.endpoints.get(&network.id).into_iter().flat_map(BTreeMap::values);
+        let vtep = self.0.view.this().vteps.first().copied();
+        NetworkView {
+            effective_mtu: vtep
+                .and_then(|vtep| weft_plan::network_mtu(network, snapshot.nodes.values(), vtep)),
+            endpoints: sorted(endpoints.map(|e| self.endpoint_view(snapshot, e)).collect()),
+            network: network.clone(),
+        }
+    }
+
+    /// All endpoints, by network and address.
+    pub fn endpoints(&self) -> Vec<EndpointView> {
+        sorted(self.read(|s| s.all_endpoints().map(|e| self.endpoint_view(s, e)).collect()))
+    }
+
+    pub(crate) fn endpoint_view(&self, snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
+        let network = snapshot.networks.get(&endpoint.network);
+        let node = snapshot.nodes.get(&endpoint.node);
+        let vtep = self.0.view.this().vteps.first().copied();
+        let addresses = endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6));
+        EndpointView {
+            id: endpoint.id.clone(),
+            network: endpoint.network.clone(),
+            network_name: network.map_or(endpoint.network.short(), Network::display_name).to_owned(),
+            node: endpoint.node.clone(),
+            node_name: snapshot.node_name(&endpoint.node).to_owned(),
+            vtep: vtep.and_then(|vtep| node?.vtep_like(vtep)),
+            engine: endpoint.engine.clone(),
+            container: endpoint.container.clone(),
+            mac: endpoint.mac,
+            addresses: addresses.collect(),
+            sandbox: endpoint.sandbox.as_ref().map(|s| s.path.clone()),
+            interface: endpoint.sandbox.as_ref().map(|s| s.interface.clone()).filter(|i| !i.is_empty()),
+            created: endpoint.created,
+        }
+    }
+
+    /// All nodes, by name.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let mut views: Vec<_> = self.read(|s| s.nodes.values().map(|n| self.node_view(s, n)).collect());
+        views.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
+        views
+    }
+
+    fn node_view(&self, snapshot: &Snapshot, node: &Node) -> NodeView {
+        NodeView {
+            id: node.id.clone(),
+            name: node.name.clone(),
+            this: node.id == self.0.node,
+            alive: snapshot.alive.contains_key(&node.id),
+            vteps: node.vteps.clone(),
+            vxlan_port: node.vxlan_port,
+            underlay_mtu: node.underlay_mtu,
+            advertise: node.advertise,
+            version: node.version.clone(),
+            endpoints: snapshot.all_endpoints().filter(|e| e.node == node.id).count(),
+            started: node.started,
+        }
+    }
+}
+
+fn sorted(mut endpoints: Vec<EndpointView>) -> Vec<EndpointView> {
+    endpoints.sort_by(|a, b| {
+        let key =
+            |e: &EndpointView| (e.network_name.clone(), e.addresses.first().map(IpNet::addr), e.id.clone());
+        key(a).cmp(&key(b))
+    });
+    endpoints
+}

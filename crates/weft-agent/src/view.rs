@@ -1,0 +1,293 @@
+//! What this daemon knows of the cluster: the snapshot, and the news since the plan last looked.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+};
+use tokio::sync::{Notify, watch};
+use weft_model::{BadRecord, Change, Node, Revision, Snapshot, Touched, schema};
+use weft_store::{Batch, Listing};
+
+/// The cluster as this daemon sees it. Written by the follower alone, read by everything.
+pub(crate) struct View {
+    /// This node's record as it should be. It stands in the snapshot also when the store has lost it: without it the
+    /// plan would be that this host has nothing.
+    this: RwLock<Node>,
+    snapshot: RwLock<Snapshot>,
+    news: Mutex<News>,
+    wake: Notify,
+    seen: watch::Sender<Revision>,
+    networks: watch::Sender<u64>,
+    nodes: watch::Sender<u64>,
+    link: watch::Sender<Link>,
+}
+
+/// What changed since it was last taken.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// Anything may have: plan all of it again.
+    pub all: bool,
+    /// These did.
+    pub touched: BTreeSet<Touched>,
+    /// The revision did, if nothing else.
+    pub moved: bool,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        !self.all && self.touched.is_empty() && !self.moved
+    }
+}
+
+/// What a change may have been about, for those who wait for one kind.
+#[derive(Clone, Copy, Debug, Default)]
+struct About {
+    /// A network, a name or a binding of ours.
+    networks: bool,
+    /// A node's record.
+    nodes: bool,
+}
+
+/// How the connection to the store is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// Nothing was heard yet.
+    Starting,
+    /// Changes arrive.
+    Up,
+    /// They do not, because of this.
+    Down(String),
+}
+
+impl View {
+    /// A view of `snapshot`, all of which is news.
+    pub(crate) fn new(this: Node, mut snapshot: Snapshot) -> Self {
+        let revision = snapshot.revision;
+        snapshot.nodes.insert(this.id.clone(), this.clone());
+        Self {
+            this: RwLock::new(this),
+            snapshot: RwLock::new(snapshot),
+            news: Mutex::new(News { all: true, ..News::default() }),
+            wake: Notify::new(),
+            seen: watch::Sender::new(revision),
+            networks: watch::Sender::new(0),
+            nodes: watch::Sender::new(0),
+            link: watch::Sender::new(Link::Starting),
+        }
+    }
+
+    /// Looks at the snapshot.
+    pub(crate) fn read<R>(&self, look: impl FnOnce(&Snapshot) -> R) -> R {
+        look(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the news, together with the snapshot that holds all of it.
+    pub(crate) fn take_news<R>(&self, look: impl FnOnce(&Snapshot, News) -> R) -> Option<R> {
+        // The follower adds to the news while it holds the snapshot's write lock: under the read lock, news and
+        // snapshot agree.
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let news = std::mem::take(&mut *self.lock_news());
+        (!news.is_empty()).then(|| look(&snapshot, news))
+    }
+
+    /// Waits until there is news.
+    pub(crate) async fn news(&self) {
+        loop {
+            let notified = self.wake.notified();
+            if !self.lock_news().is_empty() {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// Replaces everything by a listing. Returns the records that could not be read.
+    pub(crate) fn reset(&self, listing: Listing) -> Vec<BadRecord> {
+        let records = listing.records.into_iter().map(|r| (r.key, r.value));
+        let (mut snapshot, bad) = Snapshot::from_records(listing.revision, records);
+        self.put_this(&mut snapshot);
+        self.write(|present, news| {
+            // The periodic relist mostly brings what is known already; then there is nothing to plan.
+            let same = Snapshot { revision: snapshot.revision, ..std::mem::take(present) } == snapshot;
+            *present = snapshot;
+            news.all |= !same;
+            About { networks: !same, nodes: !same }
+        });
+        bad
+    }
+
+    /// Applies a batch of changes. Returns the records that could not be read.
+    pub(crate) fn apply(&self, batch: &Batch) -> Vec<BadRecord> {
+        let mut bad = Vec::new();
+        self.write(|snapshot, news| {
+            let mut about = About::default();
+            for change in &batch.changes {
+                about.networks |= self.is_about_networks(change);
+                about.nodes |= change.key.starts_with(schema::NODES);
+                match snapshot.apply(change) {
+                    Ok(Touched::Other) => {}
+                    Ok(touched) => {
+                        news.touched.insert(touched);
+                    }
+                    Err(record) => {
+                        // It counts as removed; what depended on it is planned again.
+                        bad.push(record);
+                        news.all = true;
+                    }
+                }
+            }
+            snapshot.revision = batch.revision;
+            self.put_this(snapshot);
+            about
+        });
+        bad
+    }
+
+    fn is_about_networks(&self, change: &Change) -> bool {
+        change.key.starts_with(schema::NETWORKS)
+            || change.key.starts_with(schema::NAMES)
+            || change.key.strip_prefix(schema::BINDINGS).is_some_and(|rest| self.is_ours(rest))
+    }
+
+    fn is_ours(&self, binding: &str) -> bool {
+        let this = self.this.read().unwrap_or_else(PoisonError::into_inner);
+        binding.starts_with(this.id.as_str())
+    }
+
+    fn put_this(&self, snapshot: &mut Snapshot) {
+        let this = self.this.read().unwrap_or_else(PoisonError::into_inner);
+        snapshot.nodes.entry(this.id.clone()).or_insert_with(|| this.clone());
+    }
+
+    /// This node's record as it should be.
+    pub(crate) fn this(&self) -> Node {
+        self.this.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes what this node's record should be, in the snapshot too: the data path does not wait for the store.
+    pub(crate) fn set_this(&self, node: Node) {
+        *self.this.write().unwrap_or_else(PoisonError::into_inner) = node.clone();
+        self.write(|snapshot, news| {
+            news.touched.insert(Touched::Node(node.id.clone()));
+            snapshot.nodes.insert(node.id.clone(), node);
+            About::default()
+        });
+    }
+
+    fn write(&self, change: impl FnOnce(&mut Snapshot, &mut News) -> About) {
+        let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut news = self.lock_news();
+        let about = change(&mut snapshot, &mut news);
+        news.moved = true;
+        let revision = snapshot.revision;
+        drop((snapshot, news));
+        if about.networks {
+            self.networks.send_modify(|n| *n += 1);
+        }
+        if about.nodes {
+            self.nodes.send_modify(|n| *n += 1);
+        }
+        self.seen.send_replace(revision);
+        self.wake.notify_one();
+    }
+
+    fn lock_news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how the store is.
+    pub(crate) fn store_is(&self, link: Link) {
+        self.link.send_if_modified(|present| {
+            let news = *present != link;
+            *present = link;
+            news
+        });
+    }
+
+    /// How the store is.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// The revision of the snapshot, as it grows.
+    pub(crate) fn seen(&self) -> watch::Receiver<Revision> {
+        self.seen.subscribe()
+    }
+
+    /// Changes with the nodes' records.
+    pub(crate) fn nodes(&self) -> watch::Receiver<u64> {
+        self.nodes.subscribe()
+    }
+
+    /// Changes with the networks.
+    pub(crate) fn networks(&self) -> watch::Receiver<u64> {
+        self.networks.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_model::{Mtu, NodeId};
+    use weft_store::Record;
+
+    fn batch(revision: u64, key: String, value: Option<&[u8]>) -> Batch {
+        let value = value.map(<[u8]>::to_vec);
+        Batch { revision: Revision(revision), changes: vec![Change { key, value }] }
+    }
+
+    fn node() -> Node {
+        Node {
+            id: NodeId::random(),
+            name: "h1".to_owned(),
+            vteps: vec!["192.0.2.1".parse().unwrap()],
+            vxlan_port: 4789,
+            underlay_mtu: Mtu::new(1500).unwrap(),
+            advertise: None,
+            version: "test".to_owned(),
+            epoch: 1,
+            started: 0,
+            routes: vec![],
+        }
+    }
+
+    #[tokio::test]
+    async fn news_and_snapshot_agree_and_are_taken_once() {
+        let this = node().id;
+        let view = View::new(Node { id: this.clone(), ..node() }, Snapshot::default());
+        assert!(view.take_news(|_, news| news.all).unwrap(), "the first look is at everything");
+        assert!(view.take_news(|_, _| ()).is_none());
+
+        let bad = view.apply(&batch(7, schema::alive_key(&this), Some(b"1")));
+        assert!(bad.is_empty());
+        view.news().await;
+        let (revision, touched) = view.take_news(|s, news| (s.revision, news.touched)).unwrap();
+        assert_eq!(revision, Revision(7));
+        assert_eq!(touched.into_iter().collect::<Vec<_>>(), [Touched::Node(this)]);
+    }
+
+    #[test]
+    fn a_relist_that_brings_nothing_new_plans_nothing() {
+        let this = node();
+        let view = View::new(this.clone(), Snapshot::default());
+        view.take_news(|_, _| ());
+        let record = Record { key: schema::alive_key(&this.id), value: b"1".to_vec(), modified: Revision(3) };
+        let listing = Listing { revision: Revision(3), records: vec![record] };
+        view.reset(listing.clone());
+        assert!(view.take_news(|_, news| news.all).unwrap());
+        view.reset(Listing { revision: Revision(9), ..listing });
+        let news = view.take_news(|_, news| news).unwrap();
+        assert!(!news.all && news.touched.is_empty() && news.moved);
+        assert_eq!(view.read(|s| s.revision), Revision(9));
+    }
+
+    #[test]
+    fn this_node_stays_known_when_the_store_loses_its_record() {
+        let this = node();
+        let view = View::new(this.clone(), Snapshot::default());
+        view.apply(&batch(2, schema::node_key(&this.id), None));
+        assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this.clone()));
+        view.reset(Listing { revision: Revision(3), records: vec![] });
+        assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this));
+    }
+}
