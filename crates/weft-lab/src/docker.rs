@@ -22,6 +22,13 @@ use std::{
 /// How long an engine may take to answer.
 const READY_WITHIN: Duration = Duration::from_secs(40);
 
+/// Docker 20.10, killed and started again, waits for its old containerd as long as that has a pid. Where pid 1 does
+/// not wait for orphans (in a container, often) a dead one has it for ever.
+const FORGET_DEAD_CONTAINERD: &str = r#"
+file=/run/docker/containerd/containerd.pid
+if [ -f "$file" ] && grep -q '^State:.Z' "/proc/$(cat "$file")/status" 2>/dev/null; then rm "$file"; fi
+"#;
+
 /// How an engine is started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineOptions {
@@ -66,6 +73,7 @@ impl Engine {
     /// Starts it and returns at once.
     pub fn spawn(&mut self) -> Result<(), LabError> {
         let dockerd = self.options.tools.dockerd(self.options.version)?;
+        self.host.run(&["sh", "-c", FORGET_DEAD_CONTAINERD])?;
         // An empty configuration of its own: the machine's is for the machine's engine.
         let config = self.host.dir.join("daemon.json");
         fs::write(&config, "{}").map_err(LabError::file(&config))?;

@@ -3,6 +3,7 @@
 use crate::{Daemon, Lab, LabError, LabOptions, NetNs, output};
 use std::{
     fs,
+    io::Write,
     ops::{Deref, DerefMut},
     path::{Path, PathBuf},
     process::{Command, id},
@@ -81,6 +82,24 @@ impl Drop for Fixture {
             eprintln!("weft-lab: {} is not gone: {error}", self.lab.name());
         }
     }
+}
+
+/// Says loudly that a test cannot run here, and why; in CI (`CI` set) that is a failure. It is written past the
+/// test harness, which would swallow it, and into the file `$WEFT_CANNOT_RUN` for the summary at the end.
+///
+/// # Panics
+/// In CI.
+#[allow(clippy::panic)]
+pub fn cannot_run(test: &str, reason: &dyn std::fmt::Display) {
+    let line = format!("CANNOT RUN: {test}: {reason}\n");
+    let _no_terminal = std::io::stderr().write_all(line.as_bytes());
+    if let Some(path) = std::env::var_os("WEFT_CANNOT_RUN") {
+        let file = fs::File::options().create(true).append(true).open(&path);
+        if let Err(error) = file.and_then(|mut f| f.write_all(line.as_bytes())) {
+            eprintln!("weft-lab: {}: {error}", PathBuf::from(path).display());
+        }
+    }
+    assert!(std::env::var_os("CI").is_none_or(|ci| ci.is_empty()), "{line}");
 }
 
 /// Takes down labs `NAME-PID` whose maker is gone.

@@ -40,6 +40,8 @@ pub struct LabOptions {
     pub store: LabStore,
     /// The wire.
     pub wire: WireOptions,
+    /// A weft daemon on every host. Without it there is only what it would run beside, and no containers.
+    pub daemons: bool,
     /// A Docker engine on every host.
     pub engine: Option<EngineOptions>,
     /// The network that is made, and that the containers are attached to.
@@ -64,6 +66,7 @@ impl LabOptions {
             dir: PathBuf::from(Self::DEFAULT_DIR),
             store: LabStore::Embedded,
             wire: WireOptions::default(),
+            daemons: true,
             engine: None,
             network: "lab".to_owned(),
             subnets: vec!["10.0.0.0/24".to_owned()],
@@ -118,7 +121,7 @@ impl Lab {
         let wire = Wire::named(&options.name, options.wire.clone());
         let count = u8::try_from(options.hosts).unwrap_or(u8::MAX);
         let hosts: Vec<Host> = (1..=count).map(|n| Host::named(&options.name, n, &dir, &wire)).collect();
-        let containers = (1..=options.containers)
+        let containers = (1..=if options.daemons { options.containers } else { 0 })
             .flat_map(|number| hosts.iter().map(move |host| Container::named(host, number)))
             .collect();
         let maker = i32::try_from(std::process::id()).ok().and_then(|pid| Process::of_pid("maker", pid));
@@ -144,9 +147,11 @@ impl Lab {
             self.etcd = Some(Etcd::start(&self.wire, &tools, &self.dir())?);
             self.save()?;
         }
-        self.start_daemons()?;
-        if !self.containers.is_empty() {
-            self.attach_containers()?;
+        if self.options.daemons {
+            self.start_daemons()?;
+            if !self.containers.is_empty() {
+                self.attach_containers()?;
+            }
         }
         self.save()
     }

@@ -39,7 +39,7 @@ pub use daemon::{Daemon, DaemonOptions};
 pub use docker::{Engine, EngineOptions};
 pub use error::LabError;
 pub use etcd::Etcd;
-pub use fixture::Fixture;
+pub use fixture::{Fixture, cannot_run};
 pub use host::Host;
 pub use image::{Image, NGINX_PAGE};
 pub use lab::{Lab, LabOptions, LabStore};

@@ -113,14 +113,17 @@ impl Process {
     }
 }
 
-/// The start time of a pid, and whether it is more than a zombie.
+/// The start time of a pid, and whether any thread of it still runs. The first thread of a program that was
+/// killed is a zombie at once, while the others may hold its files and sockets for some time yet.
 fn start_time(pid: i32) -> Option<(u64, bool)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // Field 2 is the program's name in brackets and may hold anything: count from the last bracket.
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
     let state = fields.next()?;
-    let started = fields.nth(18)?.parse().ok()?;
-    Some((started, state != "Z" && state != "X"))
+    let threads: u32 = fields.nth(16)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    let ended = (state == "Z" || state == "X") && threads <= 1;
+    Some((started, !ended))
 }
 
 /// Kills these pids, whoever started them, and waits until they are gone. Only for pids found inside

@@ -19,18 +19,18 @@ const HOLD: &str = r#"
 set -e
 hostname "$1"; new="$2/room"
 cut -d' ' -f5 /proc/self/mountinfo | while read -r m; do
-  case "$m" in /run/netns*) ;; *) mount --make-private "$m" 2>/dev/null || true ;; esac
+  case "$m" in /run/netns*) ;; *) mount -n --make-private "$m" 2>/dev/null || true ;; esac
 done
 mkdir -p "$new"
-mount -t tmpfs weft-lab "$new"
+mount -n -t tmpfs weft-lab "$new"
 mkdir "$new/run" "$new/etc" "$new/work"
-mount -t overlay weft-lab -o "lowerdir=/etc,upperdir=$new/etc,workdir=$new/work" /etc
-mount -t tmpfs weft-lab "$new/run"
+mount -n -t overlay weft-lab -o "lowerdir=/etc,upperdir=$new/etc,workdir=$new/work" /etc
+mount -n -t tmpfs weft-lab "$new/run"
 for d in netns weft-lab; do
   mkdir "$new/run/$d"
-  mount --rbind "/run/$d" "$new/run/$d"
+  mount -n --rbind "/run/$d" "$new/run/$d"
 done
-mount --move "$new/run" /run
+mount -n --move "$new/run" /run
 echo ready
 exec sleep infinity
 "#;
