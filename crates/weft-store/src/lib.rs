@@ -4,10 +4,27 @@
 //! raises it, every record remembers the one that wrote it, a watch delivers every change after a given one
 //! once and in order or ends with an error. The records' layout is [`weft_model::schema`]'s business.
 
+mod backoff;
+mod base64_value;
+pub mod embedded;
+mod etcd;
+mod follower;
+mod join_token;
+mod lease;
+mod open;
 mod record;
+mod remote;
 mod url;
+mod wire;
 
+pub use embedded::Embedded;
+pub use etcd::Etcd;
+pub use follower::{Event, FollowOptions, Follower, follow, follow_with};
+pub use join_token::{JoinToken, JoinTokenError};
+pub use lease::{LeaseKeeper, LeaseState};
+pub use open::{OpenOptions, Opened, open, probe};
 pub use record::{Batch, Compare, LeaseId, Listing, Outcome, Record, StoreError, Txn, Watch, Write};
+pub use remote::Remote;
 pub use url::{StoreUrl, UrlError};
 
 use async_trait::async_trait;

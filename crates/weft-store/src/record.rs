@@ -2,6 +2,7 @@
 
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use weft_model::{Change, Revision};
 
 /// A key's value and the revision that wrote it.
@@ -10,6 +11,7 @@ pub struct Record {
     /// The key, without the store's prefix.
     pub key: String,
     /// The value.
+    #[serde(with = "crate::base64_value")]
     pub value: Vec<u8>,
     /// The revision of the transaction that wrote this value.
     pub modified: Revision,
@@ -61,6 +63,7 @@ pub enum Write {
         /// The key.
         key: String,
         /// Its new value.
+        #[serde(with = "crate::base64_value")]
         value: Vec<u8>,
         /// The lease that the record ends with.
         lease: Option<LeaseId>,
@@ -72,8 +75,24 @@ pub enum Write {
     },
 }
 
-/// Compares, and writes to do if they all hold. No key may be written twice; 100 compares and writes together
-/// at most (etcd stops at 128 operations, Consul at 64 writes).
+impl Write {
+    /// The key it writes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len(),
+            Self::Delete { key } => key.len(),
+        }
+    }
+}
+
+/// Compares, and writes to do if they all hold. No key may be written twice; [`Txn::MAX_OPERATIONS`] compares
+/// and writes together at most (etcd stops at 128 operations, Consul at 64 writes).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Txn {
     /// All must hold.
@@ -83,6 +102,47 @@ pub struct Txn {
 }
 
 impl Txn {
+    /// Compares and writes in one transaction, at most.
+    pub const MAX_OPERATIONS: usize = 100;
+    /// Bytes of keys and values in one transaction, at most. etcd refuses a request above 1.5 MiB.
+    pub const MAX_BYTES: usize = 1280 * 1024;
+
+    /// Whether every store can take it: [`StoreError::Invalid`] if not.
+    pub fn check(&self) -> Result<(), StoreError> {
+        let operations = self.compares.len() + self.writes.len();
+        if operations > Self::MAX_OPERATIONS {
+            return Err(StoreError::Invalid(format!(
+                "a transaction of {operations} compares and writes: {} is the most",
+                Self::MAX_OPERATIONS
+            )));
+        }
+        if self.compares.iter().map(Compare::key).chain(self.writes.iter().map(Write::key)).any(str::is_empty)
+        {
+            return Err(StoreError::Invalid("an empty key".to_owned()));
+        }
+        let mut written = BTreeSet::new();
+        if let Some(twice) = self.writes.iter().map(Write::key).find(|key| !written.insert(*key)) {
+            return Err(StoreError::Invalid(format!("{twice} is written twice in one transaction")));
+        }
+        let bytes: usize = self.compares.iter().map(|c| c.key().len()).sum::<usize>()
+            + self.writes.iter().map(Write::bytes).sum::<usize>();
+        if bytes > Self::MAX_BYTES {
+            return Err(StoreError::Invalid(format!(
+                "a transaction of {bytes} bytes: {} is the most",
+                Self::MAX_BYTES
+            )));
+        }
+        Ok(())
+    }
+
+    /// The first lease that it binds a record to.
+    pub(crate) fn lease(&self) -> Option<LeaseId> {
+        self.writes.iter().find_map(|write| match write {
+            Write::Put { lease, .. } => *lease,
+            Write::Delete { .. } => None,
+        })
+    }
+
     /// A transaction that does nothing yet.
     pub fn new() -> Self {
         Self::default()

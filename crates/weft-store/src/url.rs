@@ -50,15 +50,18 @@ impl FromStr for StoreUrl {
         }
         let unknown = || UrlError::UnknownScheme(url.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(unknown)?;
+        // First of all the scheme: advice on the endpoints of a store that does not exist helps nobody.
+        if !matches!(scheme, "etcd" | "weft") {
+            return Err(unknown());
+        }
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let endpoints = hosts.split(',').map(|e| check_endpoint(url, e)).collect::<Result<Vec<_>, _>>()?;
-        match scheme {
-            "etcd" => Ok(Self::Etcd { endpoints, prefix: check_prefix(url, path)? }),
-            "weft" => match &endpoints[..] {
-                [server] if path.is_empty() => Ok(Self::Remote { server: server.clone() }),
-                _ => Err(UrlError::BadEndpoint { url: url.to_owned(), endpoint: rest.to_owned() }),
-            },
-            _ => Err(unknown()),
+        if scheme == "etcd" {
+            return Ok(Self::Etcd { endpoints, prefix: check_prefix(url, path)? });
+        }
+        match &endpoints[..] {
+            [server] if path.is_empty() => Ok(Self::Remote { server: server.clone() }),
+            _ => Err(UrlError::BadEndpoint { url: url.to_owned(), endpoint: rest.to_owned() }),
         }
     }
 }
@@ -119,6 +122,8 @@ mod tests {
     fn says_what_is_wrong_with_a_bad_one() {
         for (text, expected) in [
             ("redis://h:1", "unknown store"),
+            ("zk://host", "unknown store"),
+            ("consul://", "unknown store"),
             ("h1:2379", "unknown store"),
             ("etcd://", "not HOST:PORT"),
             ("etcd://h1", "not HOST:PORT"),

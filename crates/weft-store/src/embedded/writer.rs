@@ -1,0 +1,118 @@
+//! The one thread that writes to the embedded store's file.
+//!
+//! Orders that wait when a disk transaction begins are carried out in it together, so that many writers share
+//! the cost of one fsync. The thread also ends the leases whose time is over.
+
+use super::{
+    Core,
+    file::{Answer, Order},
+    leases::LOOK,
+    storage,
+};
+use crate::StoreError;
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+use tokio::sync::oneshot;
+
+/// Orders carried out in one disk transaction, at most.
+const GROUP: usize = 128;
+
+struct Pending {
+    order: Order,
+    reply: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+/// The way to the thread. Dropping it carries out what was submitted and ends the thread.
+pub struct Writer {
+    orders: Option<mpsc::Sender<Pending>>,
+    thread: Option<JoinHandle<()>>,
+    path: PathBuf,
+}
+
+impl Writer {
+    pub fn start(core: Arc<Core>) -> io::Result<Self> {
+        let path = core.file.path().to_owned();
+        let (orders, queue) = mpsc::channel();
+        let thread =
+            thread::Builder::new().name("weft-store".to_owned()).spawn(move || run(&core, &queue))?;
+        Ok(Self { orders: Some(orders), thread: Some(thread), path })
+    }
+
+    /// Hands an order in and waits until it is on disk.
+    pub async fn submit(&self, order: Order) -> Result<Answer, StoreError> {
+        let gone = || storage(&self.path, &"its writer has stopped");
+        let (reply, answer) = oneshot::channel();
+        let orders = self.orders.as_ref().ok_or_else(gone)?;
+        orders.send(Pending { order, reply }).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.orders = None;
+        // Waits for one disk transaction at most. Only then is the file free to be opened again.
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!(path = %self.path.display(), "the store's writer had panicked");
+        }
+    }
+}
+
+fn run(core: &Core, queue: &mpsc::Receiver<Pending>) {
+    loop {
+        let mut group: Vec<Pending> = match queue.recv_timeout(LOOK) {
+            Ok(first) => vec![first],
+            Err(RecvTimeoutError::Timeout) => Vec::new(),
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        while group.len() < GROUP
+            && let Ok(more) = queue.try_recv()
+        {
+            group.push(more);
+        }
+        carry_out(core, group);
+    }
+}
+
+fn carry_out(core: &Core, group: Vec<Pending>) {
+    let ended = core.leases.take_ended(Instant::now());
+    let ends: Vec<_> = ended.iter().map(|(lease, _)| Order::End(*lease)).collect();
+    if ends.is_empty() && group.is_empty() {
+        return;
+    }
+    match core.file.apply(ends.iter().chain(group.iter().map(|pending| &pending.order))) {
+        Ok((answers, revision)) => {
+            for (lease, ttl) in &ended {
+                tracing::info!(lease = lease.0, ?ttl, "lease ended without a sign of life");
+            }
+            core.committed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+            for (pending, answer) in group.into_iter().zip(answers.into_iter().skip(ends.len())) {
+                match pending.order {
+                    Order::Grant(lease, ttl) => core.leases.add(lease, ttl),
+                    Order::End(lease) => core.leases.remove(lease),
+                    Order::Commit(_) => {}
+                }
+                // The caller may have gone away; what it asked for is done all the same.
+                let _gone = pending.reply.send(answer);
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, orders = group.len(), "could not write to the store");
+            // They are still on disk: try again with the next look.
+            for (lease, _) in ended {
+                core.leases.add(lease, LOOK);
+            }
+            for pending in group {
+                let _gone = pending.reply.send(Err(error.clone()));
+            }
+        }
+    }
+}

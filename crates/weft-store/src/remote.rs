@@ -1,0 +1,195 @@
+//! The embedded store of another daemon, used over the network: `weft://HOST:PORT`.
+
+use crate::{
+    Batch, JoinToken, LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch,
+    wire::{self, Line},
+};
+use async_trait::async_trait;
+use futures::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{io, time::Duration};
+use tokio_util::{
+    codec::{FramedRead, LinesCodec},
+    io::StreamReader,
+};
+use weft_model::Revision;
+
+/// Another daemon's store.
+pub struct Remote {
+    address: String,
+    root: String,
+    token: String,
+    client: Client,
+    timeout: Duration,
+}
+
+impl Remote {
+    /// Prepares the use of the store that the daemon at `server` (`host:port`) serves. Nothing is sent yet, so
+    /// this does not fail when that daemon is down; [`crate::probe`] tells. `timeout` bounds every call.
+    pub fn connect(server: &str, token: &JoinToken, timeout: Duration) -> Result<Self, StoreError> {
+        let address = format!("weft://{server}");
+        let client = Client::builder()
+            .connect_timeout(timeout)
+            .tcp_keepalive(Duration::from_secs(10))
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()
+            .map_err(|e| StoreError::Invalid(format!("{address}: {e}")))?;
+        Ok(Self {
+            address,
+            root: format!("http://{server}{}", wire::ROOT),
+            token: token.reveal(),
+            client,
+            timeout,
+        })
+    }
+
+    fn request(&self, call: &str, asked: &impl Serialize) -> RequestBuilder {
+        self.client.post(format!("{}/{call}", self.root)).bearer_auth(&self.token).json(asked)
+    }
+
+    async fn call<T: DeserializeOwned>(&self, call: &str, asked: &impl Serialize) -> Result<T, StoreError> {
+        let response = self.send(self.request(call, asked).timeout(self.timeout)).await?;
+        response.json().await.map_err(|e| self.unreachable(&e))
+    }
+
+    /// Sends it, and turns an answer that is none into its error.
+    async fn send(&self, request: RequestBuilder) -> Result<Response, StoreError> {
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        match response.status() {
+            StatusCode::OK => Ok(response),
+            StatusCode::UNAUTHORIZED => {
+                Err(StoreError::Denied { store: self.address.clone(), reason: wrong_token() })
+            }
+            StatusCode::CONFLICT => {
+                Err(response.json::<StoreError>().await.unwrap_or_else(|e| self.unreachable(&e)))
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => Err(StoreError::Invalid("the request is too large".to_owned())),
+            status => Err(StoreError::Unreachable {
+                store: self.address.clone(),
+                reason: format!("it answers {status}: is it a weft daemon of this version?"),
+            }),
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> StoreError {
+        StoreError::Unreachable { store: self.address.clone(), reason: cause(error) }
+    }
+}
+
+/// What a daemon with a wrong join token is told.
+pub fn wrong_token() -> String {
+    format!("the join token is wrong; {}", where_the_token_is())
+}
+
+/// Where the right join token is.
+pub fn where_the_token_is() -> String {
+    format!(
+        "the right one is in the file {} in the state directory of the daemon that holds the store \
+         (/var/lib/weft/{} unless it was moved)",
+        JoinToken::FILE,
+        JoinToken::FILE
+    )
+}
+
+/// The innermost cause: the outer ones only say that a request failed, with the URL again.
+fn cause(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let mut innermost: &dyn std::error::Error = error;
+    while let Some(cause) = innermost.source() {
+        innermost = cause;
+    }
+    innermost.to_string()
+}
+
+#[async_trait]
+impl Store for Remote {
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        self.call("get", &wire::Key { key: key.to_owned() }).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.call("list", &wire::Prefix { prefix: prefix.to_owned() }).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        let request = self.request("watch", &wire::WatchFrom { prefix: prefix.to_owned(), after });
+        let silent = || StoreError::Unreachable {
+            store: self.address.clone(),
+            reason: "no answer in time".to_owned(),
+        };
+        let response =
+            tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| Err(silent()))?;
+        let lines = lines(response.bytes_stream());
+        let watching = Watching { lines, address: self.address.clone() };
+        Ok(stream::try_unfold(watching, Watching::next).boxed())
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        txn.check()?;
+        self.call("commit", &txn).await
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        let milliseconds = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        self.call("grant", &wire::Ttl { milliseconds }).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call("keep_alive", &wire::Lease { lease }).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.call("revoke", &wire::Lease { lease }).await
+    }
+}
+
+fn lines<B, E>(
+    body: impl Stream<Item = Result<B, E>> + Send + 'static,
+) -> BoxStream<'static, Result<String, String>>
+where
+    B: bytes::Buf + Send + 'static,
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let reader = StreamReader::new(body.map_err(io::Error::other).boxed());
+    FramedRead::new(reader, LinesCodec::new_with_max_length(wire::MAX_LENGTH))
+        .map_err(|e| e.to_string())
+        .boxed()
+}
+
+struct Watching {
+    lines: BoxStream<'static, Result<String, String>>,
+    address: String,
+}
+
+impl Watching {
+    async fn next(mut self) -> Result<Option<(Batch, Self)>, StoreError> {
+        loop {
+            let text = match tokio::time::timeout(wire::SILENCE, self.lines.next()).await {
+                Ok(Some(Ok(text))) => text,
+                Ok(Some(Err(reason))) => return Err(self.broken(reason)),
+                Ok(None) => return Err(self.broken("it closed the connection".to_owned())),
+                Err(_) => return Err(self.broken(format!("silent for {} s", wire::SILENCE.as_secs()))),
+            };
+            match serde_json::from_str(&text) {
+                Ok(Line::Alive) => {}
+                Ok(Line::Batch(batch)) => return Ok(Some((batch.into(), self))),
+                Ok(Line::End(error)) => return Err(error),
+                Err(error) => return Err(self.broken(format!("not a line of a watch: {error}"))),
+            }
+        }
+    }
+
+    fn broken(&self, reason: String) -> StoreError {
+        StoreError::Unreachable { store: self.address.clone(), reason }
+    }
+}

@@ -1,0 +1,189 @@
+//! The embedded store of another daemon, over loopback: the conformance suite, wrong tokens and dead servers.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod conformance;
+
+use async_trait::async_trait;
+use conformance::{Subject, done, failure, soon};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use weft_model::Revision;
+use weft_store::{
+    Embedded, Event, JoinToken, Remote, Store, StoreError, Txn, embedded::serve, follow, probe,
+};
+
+const HISTORY: u64 = 300;
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+struct Server {
+    folder: tempfile::TempDir,
+    token: JoinToken,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+    task: Option<JoinHandle<std::io::Result<()>>>,
+    store: Arc<Remote>,
+}
+
+async fn server() -> Option<Server> {
+    let token = JoinToken::random().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let store = Arc::new(Remote::connect(&address.to_string(), &token, TIMEOUT).unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let mut server = Server { folder, token, address, shutdown: CancellationToken::new(), task: None, store };
+    server.start(listener).await;
+    Some(server)
+}
+
+impl Server {
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("store.redb")
+    }
+
+    async fn start(&mut self, listener: TcpListener) {
+        let store = Arc::new(Embedded::open_with_history(self.path(), HISTORY).await.unwrap());
+        self.shutdown = CancellationToken::new();
+        self.task = Some(tokio::spawn(serve(listener, store, self.token.clone(), self.shutdown.clone())));
+    }
+
+    async fn start_again(&mut self) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind(self.address).unwrap();
+        self.start(socket.listen(64).unwrap()).await;
+    }
+
+    async fn stop(&mut self) {
+        self.shutdown.cancel();
+        soon(self.task.take().unwrap()).await.unwrap().unwrap();
+        // The last connection's task may hold the store for a moment longer: wait until the file is free.
+        soon(async {
+            while Embedded::open(self.path()).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+}
+
+#[async_trait]
+impl Subject for Server {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn forget_history(&self) {
+        conformance::outrun(self.store(), HISTORY).await;
+    }
+
+    async fn restart(&mut self) {
+        self.stop().await;
+        self.start_again().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+conformance!(server);
+conformance_of_servers!(server);
+
+#[tokio::test]
+async fn a_wrong_token_is_told_where_the_right_one_is() {
+    let server = server().await.unwrap();
+    let stranger =
+        Remote::connect(&server.address.to_string(), &JoinToken::random().unwrap(), TIMEOUT).unwrap();
+    for error in [
+        probe(&stranger).await.unwrap_err(),
+        stranger.commit(Txn::new().put("a", vec![])).await.unwrap_err(),
+        failure(stranger.watch("", Revision::ZERO).await).await,
+    ] {
+        assert!(matches!(error, StoreError::Denied { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("join token is wrong") && text.contains("/var/lib/weft/join-token"), "{text}");
+    }
+    assert_eq!(server.store.list("").await.unwrap().records, []);
+}
+
+#[tokio::test]
+async fn a_request_without_a_token_is_answered_401() {
+    let server = server().await.unwrap();
+    let url = format!("http://{}/store/v1/list", server.address);
+    let response = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+    assert_eq!(response.status(), 401);
+}
+
+#[tokio::test]
+async fn a_follower_lists_again_when_the_store_was_wiped() {
+    let mut server = server().await.unwrap();
+    for value in [b"1", b"2", b"3"] {
+        done(&*server.store, Txn::new().put("f/a", value.to_vec())).await;
+    }
+    let mut follower = follow(server.store.clone(), "f/");
+    let first = soon(follower.next()).await.unwrap();
+    assert!(matches!(&first, Event::Resync(listing) if listing.revision == Revision(3)), "{first:?}");
+    server.stop().await;
+    let away = soon(follower.next()).await.unwrap();
+    assert!(matches!(away, Event::Away(StoreError::Unreachable { .. })), "{away:?}");
+    std::fs::remove_file(server.path()).unwrap();
+    server.start_again().await;
+    let again = soon(follower.next()).await.unwrap();
+    assert!(
+        matches!(&again, Event::Resync(listing) if listing.revision == Revision::ZERO && listing.records.is_empty()),
+        "{again:?}"
+    );
+    let at = done(&*server.store, Txn::new().put("f/b", vec![])).await;
+    let changed = soon(follower.next()).await.unwrap();
+    assert!(matches!(&changed, Event::Changed(batch) if batch.revision == at), "{changed:?}");
+}
+
+/// A server that takes connections, says `greeting` on each once it was asked, and nothing more.
+async fn mute(greeting: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut asked = [0; 4096];
+            let _bytes = stream.read(&mut asked).await.unwrap();
+            stream.write_all(greeting.as_bytes()).await.unwrap();
+            open.push(stream);
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_unreachable_in_time() {
+    let address = mute("").await;
+    let timeout = Duration::from_millis(300);
+    let store = Remote::connect(&address.to_string(), &JoinToken::random().unwrap(), timeout).unwrap();
+    for error in [probe(&store).await.unwrap_err(), failure(store.watch("", Revision::ZERO).await).await] {
+        assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+        assert!(error.to_string().contains("no answer in time"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_watch_on_a_connection_gone_silent_ends() {
+    let address = mute("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n\"Alive\"\n\r\n").await;
+    let store = Remote::connect(&address.to_string(), &JoinToken::random().unwrap(), TIMEOUT).unwrap();
+    let error = failure(store.watch("", Revision::ZERO).await).await;
+    assert!(error.to_string().contains("silent for"), "{error}");
+}
+
+#[tokio::test]
+async fn something_else_on_the_port_is_recognised() {
+    let address = mute("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    let store = Remote::connect(&address.to_string(), &JoinToken::random().unwrap(), TIMEOUT).unwrap();
+    let error = probe(&store).await.unwrap_err().to_string();
+    assert!(error.contains("404") && error.contains("is it a weft daemon"), "{error}");
+}
