@@ -9,7 +9,7 @@ use crate::{
     device::{Bridging, Device, Settings, kind, link},
     netlink::Netlink,
 };
-use netlink_packet_route::link::{BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute};
+use netlink_packet_route::link::{BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkInfo};
 use weft_model::Vni;
 use weft_plan::{Bridge, bridge_name};
 
@@ -24,48 +24,53 @@ pub(crate) fn ensure(overlay: &mut Netlink, vni: Vni, want: &Bridge) -> Result<(
     let name = bridge_name(vni);
     let settings =
         Settings { mac: Some(want.mac), mtu: want.mtu, up: want.up, group: None, bridge: Bridging::NoPort };
-    match overlay.device(&name)? {
-        Some(found) if found.kind == "bridge" => {
-            if !is_sound(&found) {
-                let message = link(found.index, vec![kind(InfoKind::Bridge, InfoData::Bridge(attributes()))]);
-                overlay.set_device(&format!("change bridge {name}"), message)?;
-            }
-            return overlay.settle(&found, &settings);
+    let found = match overlay.device(&name)? {
+        Some(found) if found.kind == "bridge" => found,
+        Some(_) => {
+            overlay.delete_device(&name)?;
+            create(overlay, vni, want)?
         }
-        Some(_) => overlay.delete_device(&name)?,
-        None => {}
+        None => create(overlay, vni, want)?,
+    };
+    let wrong = corrections(&found);
+    if !wrong.is_empty() {
+        let message = link(found.index, vec![kind(InfoKind::Bridge, InfoData::Bridge(wrong))]);
+        overlay.set_device(&format!("change bridge {name}"), message)?;
     }
-    let message = link(
-        0,
-        vec![
-            LinkAttribute::IfName(name.clone()),
-            LinkAttribute::Address(want.mac.0.to_vec()),
-            LinkAttribute::Mtu(want.mtu.get()),
-            kind(InfoKind::Bridge, InfoData::Bridge(attributes())),
-        ],
-    );
-    overlay.create_device(&name, message)?;
-    let made = overlay.existing_device(&name)?;
-    overlay.set_alias(&made, &format!("weft network {vni}"))?;
-    overlay.settle(&made, &settings)
+    overlay.settle(&found, &settings)
 }
 
-fn attributes() -> Vec<InfoBridge> {
-    vec![
-        InfoBridge::StpState(BridgeStpState::Disabled),
-        InfoBridge::ForwardDelay(0),
-        InfoBridge::MulticastSnooping(false),
-        InfoBridge::VlanFiltering(false),
-        InfoBridge::VlanDefaultPvid(0),
-    ]
+fn create(overlay: &mut Netlink, vni: Vni, want: &Bridge) -> Result<Device, KernelError> {
+    let name = bridge_name(vni);
+    let attributes = vec![
+        LinkAttribute::IfName(name.clone()),
+        LinkAttribute::Address(want.mac.0.to_vec()),
+        LinkAttribute::Mtu(want.mtu.get()),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+    ];
+    overlay.create_device(&name, link(0, attributes))?;
+    let made = overlay.existing_device(&name)?;
+    overlay.set_alias(&made, &format!("weft network {vni}"))?;
+    Ok(made)
+}
+
+/// The attributes that are not as weft has them, with the values they should have. Those that are right are not
+/// named: a kernel without VLAN filtering refuses to hear that it should be off.
+fn corrections(device: &Device) -> Vec<InfoBridge> {
+    let Some(InfoData::Bridge(attributes)) = &device.data else { return Vec::new() };
+    let wrong = attributes.iter().filter_map(|attribute| match attribute {
+        InfoBridge::StpState(state) if *state != BridgeStpState::Disabled => {
+            Some(InfoBridge::StpState(BridgeStpState::Disabled))
+        }
+        InfoBridge::ForwardDelay(1..) => Some(InfoBridge::ForwardDelay(0)),
+        InfoBridge::MulticastSnooping(true) => Some(InfoBridge::MulticastSnooping(false)),
+        InfoBridge::VlanFiltering(true) => Some(InfoBridge::VlanFiltering(false)),
+        InfoBridge::VlanDefaultPvid(1..) => Some(InfoBridge::VlanDefaultPvid(0)),
+        _ => None,
+    });
+    wrong.collect()
 }
 
 fn is_sound(device: &Device) -> bool {
-    let Some(InfoData::Bridge(attributes)) = &device.data else { return false };
-    attributes.iter().all(|attribute| match attribute {
-        InfoBridge::StpState(state) => *state == BridgeStpState::Disabled,
-        InfoBridge::MulticastSnooping(on) | InfoBridge::VlanFiltering(on) => !on,
-        InfoBridge::VlanDefaultPvid(vlan) => *vlan == 0,
-        _ => true,
-    })
+    device.kind == "bridge" && corrections(device).is_empty()
 }

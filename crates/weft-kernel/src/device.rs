@@ -8,8 +8,8 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, LinkAttribute, LinkExtentMask,
-        LinkFlags, LinkInfo, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
     },
 };
 use weft_model::{MacAddr, Mtu};
@@ -33,6 +33,8 @@ pub(crate) struct Device {
     pub group: u32,
     /// Whether its other part (a tunnel's socket, a veth's far end) is in another namespace.
     pub linked_elsewhere: bool,
+    /// `net.ipv6.conf.DEVICE.disable_ipv6`; not on where the kernel has no IPv6.
+    pub ipv6_off: bool,
     /// What only its kind has.
     pub data: Option<InfoData>,
 }
@@ -51,6 +53,7 @@ impl Device {
             learning: None,
             group: 0,
             linked_elsewhere: false,
+            ipv6_off: false,
             data: None,
         };
         for attribute in message.attributes {
@@ -62,6 +65,7 @@ impl Device {
                 LinkAttribute::Group(group) => device.group = group,
                 LinkAttribute::LinkNetNsId(_) => device.linked_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| device.read(info)),
+                LinkAttribute::AfSpecUnspec(families) => device.ipv6_off = is_ipv6_off(&families),
                 _ => {}
             }
         }
@@ -93,6 +97,15 @@ impl Device {
         let doing = || format!("read the MTU of device {}", self.name);
         Mtu::new(self.mtu).map_err(|e| KernelError::netlink(&doing(), &e.to_string(), 0))
     }
+}
+
+fn is_ipv6_off(families: &[AfSpecUnspec]) -> bool {
+    families.iter().any(|family| match family {
+        AfSpecUnspec::Inet6(attributes) => attributes
+            .iter()
+            .any(|attribute| matches!(attribute, AfSpecInet6::DevConf(conf) if conf.disable_ipv6 != 0)),
+        _ => false,
+    })
 }
 
 /// The Ethernet address in `bytes`; zero when it is not one.

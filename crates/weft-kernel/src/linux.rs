@@ -136,19 +136,20 @@ fn switch_off_what_weft_does_not_use() -> Result<(), KernelError> {
         ("bridge/bridge-nf-call-ip6tables", "0"),
         ("bridge/bridge-nf-call-arptables", "0"),
     ];
-    for (name, value) in settings {
-        let path = Path::new("/proc/sys/net").join(name);
-        let outcome = match fs::read_to_string(&path) {
-            Ok(found) if found.trim() == value => Ok(()),
-            Ok(_) => fs::write(&path, value),
-            // Kernels without IPv6 or without br_netfilter have nothing to switch off.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
-        };
-        outcome.map_err(|e| {
-            let doing = format!("set {} to {value} in the overlay namespace", path.display());
-            KernelError::netlink(&doing, &e.to_string(), e.raw_os_error().unwrap_or(0))
-        })?;
-    }
-    Ok(())
+    settings.iter().try_for_each(|(name, value)| set_sysctl(&Path::new("/proc/sys/net").join(name), value))
+}
+
+/// Sets a sysctl of the calling thread's namespace, if it is not set so already. What is not there (in kernels without
+/// IPv6, without br_netfilter) needs no setting.
+pub(crate) fn set_sysctl(path: &Path, value: &str) -> Result<(), KernelError> {
+    let outcome = match fs::read_to_string(path) {
+        Ok(found) if found.trim() == value => Ok(()),
+        Ok(_) => fs::write(path, value),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    };
+    outcome.map_err(|e| {
+        let doing = format!("set {} to {value}", path.display());
+        KernelError::netlink(&doing, &e.to_string(), e.raw_os_error().unwrap_or(0))
+    })
 }

@@ -7,7 +7,7 @@
 use crate::{
     KernelError, Namespace,
     device::{Device, Settings, kind, link},
-    linux::Host,
+    linux::{Host, set_sysctl},
     netlink::{Netlink, Request},
 };
 use ipnet::IpNet;
@@ -19,7 +19,6 @@ use netlink_packet_route::{
 };
 use nix::libc;
 use std::{
-    fs,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd},
     path::Path,
@@ -122,7 +121,9 @@ fn finish(
 /// Gives the container's interface its addresses and sets it up.
 fn set_up_in_sandbox(sandbox: &FarEndSandbox, namespace: &Namespace) -> Result<(), KernelError> {
     if sandbox.addresses.iter().any(|address| address.addr().is_ipv6()) {
-        namespace.run(|| allow_ipv6(&sandbox.interface))??;
+        // Engines switch IPv6 off in the namespaces of containers that have had no IPv6 address so far.
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(&sandbox.interface).join("disable_ipv6");
+        namespace.run(|| set_sysctl(&path, "0"))??;
     }
     let mut netlink = Netlink::open(namespace)?;
     let device = netlink.existing_device(&sandbox.interface)?;
@@ -135,15 +136,6 @@ fn set_up_in_sandbox(sandbox: &FarEndSandbox, namespace: &Namespace) -> Result<(
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
     netlink.set_device(&format!("set {} in {} up", sandbox.interface, sandbox.path), message)
-}
-
-/// Engines switch IPv6 off in the namespaces of containers that have no IPv6 address so far.
-fn allow_ipv6(interface: &str) -> Result<(), KernelError> {
-    let path = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
-    fs::write(&path, "0").map_err(|e| {
-        let doing = format!("switch IPv6 on for {interface} ({})", path.display());
-        KernelError::netlink(&doing, &e.to_string(), e.raw_os_error().unwrap_or(0))
-    })
 }
 
 fn address_message(index: u32, address: IpNet) -> AddressMessage {

@@ -5,16 +5,20 @@
 //! entries and swallows those that it cannot answer (`proxy`); the outer source address is always set (`local`).
 //! Outer UDP checksums are real ones, over IPv6 too (RFC 6935's exception is not used). Attributes:
 //! `linux/if_link.h`, `IFLA_VXLAN_*`.
+//!
+//! IPv6 is on, as the kernel takes no neighbour entries for ND otherwise, but the device has no address of its own
+//! (`addr_gen_mode` none), so it says nothing by itself.
 
 use crate::{
     KernelError,
     device::{Bridging, Device, Settings, kind, link},
-    linux::Host,
+    linux::{Host, set_sysctl},
 };
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute};
 use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd},
+    path::Path,
 };
 use weft_model::Vni;
 use weft_plan::{Key, Op, Vxlan, vxlan_name};
@@ -32,7 +36,7 @@ struct Tunnel {
 /// right. `bridge` is its network's bridge.
 pub(crate) fn observed(device: &Device, vni: Vni, bridge: Option<u32>) -> Result<Vxlan, KernelError> {
     let tunnel = tunnel(device);
-    let sound = tunnel.sound && tunnel.id == vni.get();
+    let sound = tunnel.sound && tunnel.id == vni.get() && !device.ipv6_off;
     Ok(Vxlan {
         local: tunnel.local,
         port: tunnel.port,
@@ -64,6 +68,9 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, want: &Vxlan) -> Result<(), Kern
             let message = link(found.index, vec![kind(InfoKind::Vxlan, data)]);
             host.overlay.set_device(&format!("set the local address of device {name}"), message)?;
         }
+        if found.ipv6_off {
+            switch_on_ipv6(host, &name)?;
+        }
         host.overlay.settle(&found, &settings)?;
     } else {
         host.overlay.delete_device(&name)?;
@@ -92,12 +99,20 @@ fn create(host: &mut Host, vni: Vni, want: &Vxlan, settings: &Settings) -> Resul
     host.underlay.create_device(&name, link(0, attributes))?;
     let made = host.overlay.existing_device(&name)?;
     host.overlay.set_alias(&made, &format!("weft network {vni}"))?;
-    let outcome = host.overlay.settle(&made, settings);
+    let outcome = switch_on_ipv6(host, &name).and_then(|()| host.overlay.settle(&made, settings));
     if outcome.is_err() {
         // As when the UDP port is taken: the device would be there and carry nothing.
         host.overlay.delete_device(&name)?;
     }
     outcome
+}
+
+/// Lets the device have IPv6 neighbour entries, and no address of its own.
+fn switch_on_ipv6(host: &Host, name: &str) -> Result<(), KernelError> {
+    let folder = Path::new("/proc/sys/net/ipv6/conf").join(name);
+    // `IN6_ADDR_GEN_MODE_NONE` is 1 (`linux/if_link.h`); it comes first, or there is a link-local address.
+    let settings = [(folder.join("addr_gen_mode"), "1"), (folder.join("disable_ipv6"), "0")];
+    host.overlay_namespace.run(|| settings.iter().try_for_each(|(path, value)| set_sysctl(path, value)))?
 }
 
 /// Puts entries back that were there before. One that fails is told and left to the next audit.
@@ -164,8 +179,9 @@ fn tunnel(device: &Device) -> Tunnel {
             InfoVxlan::Port(port) => found.port = *port,
             InfoVxlan::Learning(on) => learning = *on,
             InfoVxlan::Proxy(on) => proxy = *on,
-            // A default destination or a fixed uplink would send frames where no record says so.
+
             InfoVxlan::Link(0) => {}
+            // A default destination or a fixed uplink would send frames where no record says so.
             InfoVxlan::Group(_)
             | InfoVxlan::Group6(_)
             | InfoVxlan::Link(_)

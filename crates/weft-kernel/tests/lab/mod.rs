@@ -1,0 +1,279 @@
+//! Two hosts joined by a cable, each a network namespace, with an overlay namespace and a container's each.
+#![allow(dead_code)] // Every test program uses its part of this.
+
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+use weft_kernel::{Kernel, Linux, LinuxOptions, Namespace};
+use weft_model::{MacAddr, Mtu, Vni, vxlan_overhead};
+use weft_plan::{
+    Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
+    vxlan_name,
+};
+
+pub const UDP_PORT: u16 = 4789;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Whether these tests can run here. Where they cannot they say so loudly, and in CI they fail.
+pub fn can_run(tool: &str) -> bool {
+    let tool_is_there = Command::new(tool).arg("--version").output().is_ok();
+    let reason = if !nix::unistd::geteuid().is_root() {
+        "these tests make network namespaces and need root".to_owned()
+    } else if !tool_is_there {
+        format!("`{tool}` is not installed")
+    } else {
+        return true;
+    };
+    eprintln!("CANNOT RUN: {reason}");
+    assert!(std::env::var_os("CI").is_none(), "CANNOT RUN: {reason}");
+    false
+}
+
+/// Runs a command that must succeed, and gives its output.
+pub fn run(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "`{command}`: {errors}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A named namespace that goes with this value.
+pub struct Netns {
+    pub name: String,
+    pub namespace: Namespace,
+}
+
+impl Netns {
+    pub fn new(role: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("wk{}x{}{role}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let namespace = Namespace::create_named(&name).unwrap();
+        run(&format!("ip -n {name} link set lo up"));
+        Self { name, namespace }
+    }
+
+    pub fn path(&self) -> PathBuf {
+        self.namespace.path().to_owned()
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let outcome = Namespace::delete_named(&self.name);
+        if !std::thread::panicking() {
+            outcome.unwrap();
+        }
+    }
+}
+
+/// A host, its kernel, and a container on it.
+pub struct Host {
+    pub linux: Linux,
+    pub overlay: Overlay,
+    pub netns: Netns,
+    pub container: Container,
+    pub vtep: IpAddr,
+}
+
+/// The name of an overlay namespace, which goes with this value.
+pub struct Overlay(pub String);
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        let outcome = Namespace::delete_named(&self.0);
+        if !std::thread::panicking() {
+            outcome.unwrap();
+        }
+    }
+}
+
+pub struct Container {
+    pub netns: Netns,
+    pub v4: IpAddr,
+    pub v6: IpAddr,
+    pub mac: MacAddr,
+    pub port: String,
+}
+
+impl Host {
+    fn new(number: u8, ipv6_underlay: bool) -> Self {
+        let netns = Netns::new("h");
+        let overlay = Overlay(format!("{}o", netns.name));
+        let v4: IpAddr = [10, 77, 0, number].into();
+        let container = Container {
+            netns: Netns::new("c"),
+            v4,
+            v6: format!("fd77::{number}").parse().unwrap(),
+            mac: MacAddr::for_address(v4),
+            port: format!("weft-000000000{number}"),
+        };
+        let vtep = if ipv6_underlay { format!("fd99::{number}") } else { format!("192.168.77.{number}") };
+        let linux = start(&netns, &overlay.0);
+        Self { linux, overlay, netns, container, vtep: vtep.parse().unwrap() }
+    }
+
+    /// Runs `ip` in the overlay namespace.
+    pub fn ip(&self, arguments: &str) -> String {
+        run(&format!("ip -n {} {arguments}", self.overlay.0))
+    }
+
+    /// As after a crash of the daemon: nothing is known, everything is still there.
+    pub fn restart(&mut self) {
+        self.linux = start(&self.netns, &self.overlay.0);
+    }
+
+    pub async fn observe(&self) -> HostState {
+        self.linux.observe().await.unwrap()
+    }
+
+    /// Makes the kernel what it should be; the operations it took.
+    pub async fn reconcile(&self, desired: &HostState) -> Vec<Op> {
+        let ops = difference(desired, &self.observe().await);
+        for (op, outcome) in ops.iter().zip(self.linux.apply(&ops).await) {
+            outcome.unwrap_or_else(|error| panic!("{op:?}: {error}"));
+        }
+        ops
+    }
+
+    /// What this host should have when the network has a container here and `peer`'s there.
+    pub fn desired(&self, peer: &Self, vni: Vni) -> HostState {
+        let mtu = self.mtu();
+        let (local, remote) = (&self.container, &peer.container);
+        let far_end = PortFarEnd {
+            name: local.port.replace("weft-", "weftc"),
+            mac: local.mac,
+            sandbox: Some(FarEndSandbox {
+                path: local.netns.path().display().to_string(),
+                interface: "eth0".to_owned(),
+                addresses: vec![
+                    ipnet::IpNet::new(local.v4, 24).unwrap(),
+                    ipnet::IpNet::new(local.v6, 64).unwrap(),
+                ],
+            }),
+        };
+        let mac = |kind: u32| MacAddr::for_device(vni.get() | kind << 24);
+        let port = Port { mtu, up: true, bridged: true, far_end: Some(far_end) };
+        let vxlan = Vxlan { local: self.vtep, port: UDP_PORT, mac: mac(1), mtu, up: true, bridged: true };
+        let fdb = |port: String, vtep| Object::Fdb(Fdb { port: Some(port), vtep });
+        let neighbour = || Object::Neighbour(Neighbour { mac: remote.mac });
+        HostState::from([
+            (Key::Bridge(vni), Object::Bridge(Bridge { mac: mac(0), mtu, up: true })),
+            (Key::Vxlan(vni), Object::Vxlan(vxlan)),
+            (Key::Port(vni, local.port.clone()), Object::Port(port)),
+            (Key::Flood(vni, peer.vtep), Object::Flood),
+            (Key::Fdb(vni, local.mac), fdb(local.port.clone(), None)),
+            (Key::Fdb(vni, remote.mac), fdb(vxlan_name(vni), Some(peer.vtep))),
+            (Key::Neighbour(vni, remote.v4), neighbour()),
+            (Key::Neighbour(vni, remote.v6), neighbour()),
+        ])
+    }
+
+    pub fn mtu(&self) -> Mtu {
+        Mtu::new(1500 - vxlan_overhead(self.vtep)).unwrap()
+    }
+}
+
+fn start(netns: &Netns, overlay: &str) -> Linux {
+    let options = LinuxOptions { overlay_netns: overlay.to_owned() };
+    netns.namespace.run(|| Linux::new(&options)).unwrap().unwrap()
+}
+
+/// Two hosts whose interfaces `u0` are the ends of one cable.
+pub fn two_hosts(ipv6_underlay: bool) -> (Host, Host) {
+    let (a, b) = (Host::new(1, ipv6_underlay), Host::new(2, ipv6_underlay));
+    let (one, two) = (&a.netns.name, &b.netns.name);
+    run(&format!("ip -n {one} link add u0 type veth peer name u0 netns {two}"));
+    for (name, number) in [(one, 1), (two, 2)] {
+        run(&format!("ip -n {name} addr add 192.168.77.{number}/24 dev u0"));
+        run(&format!("ip -n {name} addr add fd99::{number}/64 dev u0 nodad"));
+        run(&format!("ip -n {name} link set u0 up"));
+    }
+    (a, b)
+}
+
+/// Two hosts with a network that has a container on each.
+pub async fn one_network(ipv6_underlay: bool) -> (Host, Host, Vni) {
+    let (a, b) = two_hosts(ipv6_underlay);
+    let vni = Vni::new(4100).unwrap();
+    a.reconcile(&a.desired(&b, vni)).await;
+    b.reconcile(&b.desired(&a, vni)).await;
+    (a, b, vni)
+}
+
+/// What it takes to make `observed` into `desired`; removals last, dependants first.
+pub fn difference(desired: &HostState, observed: &HostState) -> Vec<Op> {
+    let mut ops = Vec::new();
+    for (key, want) in desired {
+        match observed.get(key) {
+            None => ops.push(Op::Create(key.clone(), want.clone())),
+            Some(found) if *found != comparable(want) => {
+                ops.push(Op::Change { key: key.clone(), from: found.clone(), to: want.clone() });
+            }
+            Some(_) => {}
+        }
+    }
+    let unknown = observed.keys().rev().filter(|key| !desired.contains_key(key));
+    ops.extend(unknown.map(|key| Op::Remove(key.clone())));
+    ops
+}
+
+/// An object as it is observed: where a port's far end belongs is not seen.
+pub fn comparable(object: &Object) -> Object {
+    match object {
+        Object::Port(port) => Object::Port(Port { far_end: None, ..port.clone() }),
+        other => other.clone(),
+    }
+}
+
+/// Waits until `done` gives something; fails with `what` when it never does.
+pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = done() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+    }
+}
+
+/// A UDP socket in a container. Reading waits for a fifth of a second at most.
+pub fn socket(container: &Container, address: impl Into<SocketAddr> + Send) -> UdpSocket {
+    let socket = container.netns.namespace.run(|| UdpSocket::bind(address.into())).unwrap().unwrap();
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    socket
+}
+
+/// Sends datagrams of `length` bytes from one to the other until one arrives and its copy comes back.
+pub fn ping(from: &Container, to: &Container, ipv6: bool, length: usize) {
+    let address = |c: &Container| if ipv6 { c.v6 } else { c.v4 };
+    let (client, server) = (socket(from, (address(from), 0)), socket(to, (address(to), 0)));
+    let target = server.local_addr().unwrap();
+    let sent = vec![7; length];
+    let mut buffer = vec![0; 65536];
+    wait_for(&format!("{length} bytes from {} to {target} and back", address(from)), || {
+        client.send_to(&sent, target).unwrap();
+        let (got, sender) = server.recv_from(&mut buffer).ok()?;
+        assert_eq!((got, sender), (length, client.local_addr().unwrap()));
+        server.send_to(&buffer[..got], sender).unwrap();
+        let (got, sender) = client.recv_from(&mut buffer).ok()?;
+        assert_eq!((got, sender, &buffer[..got] == sent.as_slice()), (length, target, true));
+        Some(())
+    });
+}
+
+pub fn ping_both_ways(a: &Host, b: &Host) {
+    for ipv6 in [false, true] {
+        ping(&a.container, &b.container, ipv6, 100);
+        ping(&b.container, &a.container, ipv6, 100);
+    }
+}
+
+/// The names of the network's devices, as a check that a state is about them.
+pub fn device_names(vni: Vni) -> [String; 2] {
+    [bridge_name(vni), vxlan_name(vni)]
+}
