@@ -22,10 +22,13 @@ mod pools;
 mod reconcile;
 mod start;
 mod status;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use agent::Agent;
 pub use endpoints::EndpointSpec;
 pub use error::AgentError;
+pub use networks::NetworkDetails;
 pub use options::{Advertise, AdvertiseError, AgentOptions};
 pub use start::{Running, start};

@@ -1,6 +1,7 @@
 //! Making, naming and removing networks, and engines' copies of them.
 
 use crate::{Agent, AgentError, api::NetworkSpec};
+use std::collections::BTreeMap;
 use weft_model::{
     AddressDriver, Binding, Endpoint, Network, NetworkId, NetworkName, Revision, Snapshot, Subnet, encode,
     schema::{self, Removing},
@@ -163,8 +164,14 @@ impl Agent {
         })
     }
 
-    /// Gives a network without a name its name.
-    pub async fn name_network(&self, id: &NetworkId, name: NetworkName) -> Result<(), AgentError> {
+    /// Gives a network without a name its name, and what else its engine told of it by now: all of it appears to
+    /// the other nodes at once, since they copy a network when it has its name.
+    pub async fn name_network(
+        &self,
+        id: &NetworkId,
+        name: NetworkName,
+        details: NetworkDetails,
+    ) -> Result<(), AgentError> {
         for _ in 0..ATTEMPTS {
             let (mut network, modified) = self.network_record(id).await?;
             if network.name.as_ref() == Some(&name) {
@@ -177,6 +184,7 @@ impl Agent {
                 )));
             }
             network.name = Some(name.clone());
+            details.complete(&mut network);
             let (key, name_key) = (schema::network_key(id), schema::name_key(&name));
             let txn = Txn::new()
                 .unchanged(&key, modified)
@@ -281,6 +289,32 @@ impl Agent {
             list.push_str(", …");
         }
         AgentError::NetworkInUse { network: network.display_name().to_owned(), count: endpoints.len(), list }
+    }
+}
+
+/// What an engine tells of a network only after it was made. (Docker's `CreateNetwork` call carries neither labels
+/// nor ip-ranges; its API lists both.)
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkDetails {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The subnets as the engine lists them. Of these, only ranges and reserved addresses that the network's
+    /// own subnets lack are taken.
+    pub subnets: Vec<Subnet>,
+}
+
+impl NetworkDetails {
+    fn complete(&self, network: &mut Network) {
+        network.labels.extend(self.labels.clone());
+        for subnet in &mut network.subnets {
+            for known in self.subnets.iter().filter(|known| known.net == subnet.net) {
+                subnet.range = subnet.range.or(known.range.filter(|range| subnet.net.contains(range)));
+                let reserved = known.reserved.iter().filter(|(_, ip)| subnet.net.contains(*ip));
+                for (label, ip) in reserved {
+                    subnet.reserved.entry(label.clone()).or_insert(*ip);
+                }
+            }
+        }
     }
 }
 

@@ -86,11 +86,31 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
     }
 
     let kernel = Linux::new(&LinuxOptions { overlay_netns: options.overlay_netns.clone() })?;
-    let kernel: Arc<dyn Kernel> = Arc::new(kernel);
+    let agent = adopt(options, &this, store, view, Arc::new(kernel), &tasks, shutdown.clone()).await;
+    let inner = &agent.0;
+    let address = inner.store.address();
+    tasks.spawn(cache::keep(cache.clone(), address, Arc::clone(&inner.view), shutdown.clone()));
+    tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
+    tasks.spawn(leftovers::run(agent.clone(), shutdown.clone()));
+    let socket = inner.options.run_dir.join("weft.sock");
+    tasks.spawn(api::serve(api::bind(&socket)?, socket, agent.clone(), shutdown));
+    Ok(Running { agent, tasks, cache, _lock: lock })
+}
+
+/// Makes the agent and starts its loop; returns when the loop has adopted what the kernel has.
+pub(crate) async fn adopt(
+    options: AgentOptions,
+    this: &Node,
+    store: Arc<dyn Store>,
+    view: Arc<View>,
+    kernel: Arc<dyn Kernel>,
+    tasks: &TaskTracker,
+    shutdown: CancellationToken,
+) -> Agent {
     let (the_loop, mut reconciled) =
-        Reconciler::new(node.clone(), Arc::clone(&view), kernel, options.reconcile_interval);
-    let agent = Agent(Arc::new(Inner {
-        node,
+        Reconciler::new(this.id.clone(), Arc::clone(&view), kernel, options.reconcile_interval);
+    let inner = Inner {
+        node: this.id.clone(),
         epoch: this.epoch,
         options,
         store,
@@ -99,18 +119,11 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
         engines: Mutex::new(BTreeMap::new()),
         shutdown: shutdown.clone(),
         left: AtomicBool::new(false),
-    }));
-    let inner = &agent.0;
-    tasks.spawn(the_loop.run(shutdown.clone()));
-    // The loop's first word is that it has adopted what was there. It ends only with the daemon.
+    };
+    tasks.spawn(the_loop.run(shutdown));
+    // The loop's first word is that it has adopted. An error would mean that it ended, as the daemon then does.
     let _ = reconciled.changed().await;
-    let address = inner.store.address();
-    tasks.spawn(cache::keep(cache.clone(), address, Arc::clone(&inner.view), shutdown.clone()));
-    tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
-    tasks.spawn(leftovers::run(agent.clone(), shutdown.clone()));
-    let socket = inner.options.run_dir.join("weft.sock");
-    tasks.spawn(api::serve(api::bind(&socket)?, socket, agent.clone(), shutdown));
-    Ok(Running { agent, tasks, cache, _lock: lock })
+    Agent(Arc::new(inner))
 }
 
 async fn open_store(

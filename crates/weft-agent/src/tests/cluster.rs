@@ -1,0 +1,188 @@
+//! A cluster within the test's process.
+
+use crate::{
+    Agent, AgentOptions, EndpointSpec,
+    api::NetworkSpec,
+    follow, membership,
+    start::adopt,
+    view::{Link, View},
+};
+use async_trait::async_trait;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use weft_kernel::{Kernel, KernelError};
+use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Sandbox, Snapshot};
+use weft_plan::{HostState, Key, Op, model_kernel};
+use weft_store::{Embedded, Store, StoreUrl};
+
+/// A kernel that behaves as `weft_plan::model_kernel` says, and refuses on request.
+#[derive(Default)]
+pub(super) struct ModelKernel {
+    state: Mutex<HostState>,
+    refused_kind: Mutex<Option<&'static str>>,
+    changed: Notify,
+}
+
+impl ModelKernel {
+    pub(super) fn state(&self) -> HostState {
+        self.state.lock().unwrap().clone()
+    }
+
+    /// Somebody else changes the kernel.
+    pub(super) fn meddle(&self, meddle: impl FnOnce(&mut HostState)) {
+        meddle(&mut self.state.lock().unwrap());
+        self.changed.notify_one();
+    }
+
+    /// From now on refuses to make objects of this kind.
+    pub(super) fn refuse(&self, kind: Option<&'static str>) {
+        *self.refused_kind.lock().unwrap() = kind;
+    }
+}
+
+#[async_trait]
+impl Kernel for ModelKernel {
+    async fn observe(&self) -> Result<HostState, KernelError> {
+        let state = self.state();
+        Ok(state.into_iter().map(|(key, object)| (key, model_kernel::as_observed(&object))).collect())
+    }
+
+    async fn apply(&self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
+        let mut state = self.state.lock().unwrap();
+        let refused = *self.refused_kind.lock().unwrap();
+        let refuse = |key: &Key, reason: &str| {
+            Err(KernelError::Netlink { doing: format!("make {key}"), reason: reason.to_owned(), errno: 16 })
+        };
+        let one = |op: &Op, state: &mut HostState| match op {
+            Op::Create(key, _) if refused == Some(key.kind()) => refuse(key, "device or resource busy"),
+            op => model_kernel::apply_op(state, op).or_else(|e| refuse(op.key(), &e.to_string())),
+        };
+        ops.iter().map(|op| one(op, &mut state)).collect()
+    }
+
+    async fn changed(&self) -> Result<(), KernelError> {
+        self.changed.notified().await;
+        Ok(())
+    }
+}
+
+/// One daemon of the cluster.
+pub(super) struct Host {
+    pub(super) agent: Agent,
+    pub(super) kernel: Arc<ModelKernel>,
+    shutdown: CancellationToken,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+pub(super) struct Cluster {
+    dir: tempfile::TempDir,
+    pub(super) store: Arc<dyn Store>,
+}
+
+impl Cluster {
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Embedded::open(dir.path().join("store.redb")).await.unwrap());
+        Self { dir, store }
+    }
+
+    /// A host with the VTEP address 192.0.2.`n`.
+    pub(super) async fn host(&self, n: u8) -> Host {
+        let node = Node {
+            id: NodeId::random(),
+            name: format!("h{n}"),
+            vteps: vec![format!("192.0.2.{n}").parse().unwrap()],
+            vxlan_port: 4789,
+            underlay_mtu: Mtu::new(1500).unwrap(),
+            advertise: None,
+            version: "test".to_owned(),
+            epoch: 1,
+            started: 0,
+            routes: vec![],
+        };
+        membership::write(self.store.as_ref(), &node).await.unwrap();
+        let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let view = Arc::new(View::new(node.clone(), Snapshot::default()));
+        tasks.spawn(follow::run(Arc::clone(&self.store), Arc::clone(&view), shutdown.clone()));
+        view.link().wait_for(|link| *link == Link::Up).await.unwrap();
+        let kernel = Arc::new(ModelKernel::default());
+        let agent = adopt(
+            options(self.dir.path(), &node.name),
+            &node,
+            Arc::clone(&self.store),
+            view,
+            Arc::clone(&kernel) as Arc<dyn Kernel>,
+            &tasks,
+            shutdown.clone(),
+        )
+        .await;
+        Host { agent, kernel, shutdown }
+    }
+}
+
+fn options(dir: &Path, name: &str) -> AgentOptions {
+    AgentOptions {
+        cluster_store: StoreUrl::Local,
+        advertise: None,
+        join_token: None,
+        node_name: name.to_owned(),
+        state_dir: dir.join(name),
+        run_dir: dir.join(name),
+        overlay_netns: name.to_owned(),
+        vxlan_port: 4789,
+        vni_range: "4096-4099".parse().unwrap(),
+        reconcile_interval: Duration::from_millis(200),
+        lease_ttl: Duration::from_secs(5),
+        store_timeout: Duration::from_secs(5),
+    }
+}
+
+impl Host {
+    pub(super) async fn network(&self, name: &str, subnet: &str) -> Network {
+        self.agent.create_network(spec(name, subnet), None).await.unwrap()
+    }
+
+    /// Waits until this host knows the network.
+    pub(super) async fn knows(&self, network: &NetworkId) {
+        let mut networks = self.agent.networks_changed();
+        while self.agent.read(|s| !s.networks.contains_key(network)) {
+            networks.changed().await.unwrap();
+        }
+    }
+}
+
+pub(super) fn spec(name: &str, subnet: &str) -> NetworkSpec {
+    NetworkSpec {
+        name: Some(name.parse().unwrap()),
+        subnets: vec![weft_model::Subnet::new(subnet.parse().unwrap())],
+        ..NetworkSpec::default()
+    }
+}
+
+/// An endpoint that takes any address.
+pub(super) fn endpoint(network: &NetworkId) -> EndpointSpec {
+    EndpointSpec {
+        id: EndpointId::random(),
+        network: network.clone(),
+        engine: "netns".to_owned(),
+        container: Some(Container { id: "/run/netns/web".to_owned(), name: "web".to_owned() }),
+        sandbox: Some(Sandbox {
+            path: "/run/netns/web".to_owned(),
+            interface: "eth0".to_owned(),
+            configured_by_engine: false,
+        }),
+        mac: None,
+        addresses: vec![],
+        allocate: true,
+    }
+}
