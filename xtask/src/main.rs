@@ -1,2 +1,47 @@
-//! The chores.
-fn main() {}
+//! `cargo xtask`: the project's chores, each one command on a fresh Debian 12 machine with Rust, as root.
+//!
+//! | command | does |
+//! |---|---|
+//! | `cargo xtask demo` | a cluster of two hosts on this machine, looked at from all sides, then removed |
+//! | `cargo xtask test` | everything that is tested, from unit tests to two real Docker engines |
+//! | `cargo xtask lint` | formatting and clippy, as the tests ask for them |
+//! | `cargo xtask tools` | installs what the others need |
+
+mod apt;
+mod demo;
+mod lint;
+mod step;
+mod test;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Show a cluster of two hosts on this machine
+    Demo,
+    /// Install what is missing and run all tests
+    Test(test::Flags),
+    /// Check formatting, and clippy without a warning
+    Lint,
+    /// Install what the demo and the tests need
+    Tools,
+}
+
+fn main() -> anyhow::Result<()> {
+    step::go_to_workspace()?;
+    match Cli::parse().chore {
+        Chore::Demo => demo::run(),
+        Chore::Test(flags) => test::run(&flags),
+        Chore::Lint => lint::run(),
+        Chore::Tools => tools::install(tools::Want::All),
+    }
+}

@@ -1,0 +1,194 @@
+//! `cargo xtask test`: everything that is tested, in the order in which a mistake shows soonest.
+
+use crate::{
+    lint,
+    step::{self, cargo},
+    tools,
+};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use std::{
+    env, fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+use weft_lab::Tools;
+
+/// What to test.
+#[derive(Args)]
+pub struct Flags {
+    /// Only what needs no cluster: lints, unit, property and conformance tests
+    #[arg(long)]
+    quick: bool,
+    /// Only tests whose name contains this; no lints
+    filter: Option<String>,
+}
+
+/// Crates whose tests make devices and namespaces: one test at a time, or they would wait for each other's.
+const KERNEL: [&str; 2] = ["weft-kernel", "weft-lab"];
+/// The crate of the end-to-end tests.
+const END_TO_END: &str = "weft-e2e";
+
+/// How a step went.
+struct Outcome {
+    step: String,
+    took: Duration,
+    passed: usize,
+    ignored: usize,
+    error: Option<String>,
+}
+
+/// `cargo xtask test`
+pub fn run(flags: &Flags) -> Result<()> {
+    tools::install(tools::Want::All)?;
+    let cannot_run = env::temp_dir().join(format!("weft-cannot-run.{}", std::process::id()));
+    let mut outcomes = Vec::new();
+    if flags.filter.is_none() {
+        for (name, arguments) in lint::CHECKS {
+            outcomes.push(take(name, &mut cargo(arguments)));
+        }
+    }
+    let start = Instant::now();
+    let weft = match step::build_weft() {
+        Ok(weft) => weft,
+        Err(error) => {
+            outcomes.push(Outcome::failed("build", start.elapsed(), &error));
+            return summary(&outcomes, &cannot_run);
+        }
+    };
+    for (name, arguments) in steps(flags.quick) {
+        let mut command = cargo(&arguments);
+        environment(&mut command, &weft, &cannot_run);
+        if let Some(filter) = &flags.filter {
+            let harness: &[&str] = if arguments.contains(&"--") { &[] } else { &["--"] };
+            command.args(harness).arg(filter);
+        }
+        outcomes.push(take(name, &mut command));
+    }
+    summary(&outcomes, &cannot_run)
+}
+
+fn steps(quick: bool) -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut pure = vec!["test", "--no-fail-fast", "--workspace", "--exclude", END_TO_END];
+    let mut kernel = vec!["test", "--no-fail-fast"];
+    for name in KERNEL {
+        pure.extend(["--exclude", name]);
+        kernel.extend(["--package", name]);
+    }
+    kernel.extend(["--", "--test-threads=1"]);
+    let mut steps = vec![("unit, property, conformance", pure)];
+    if !quick {
+        steps.push(("kernel and lab", kernel));
+        let end_to_end = vec!["test", "--no-fail-fast", "--package", END_TO_END, "--", "--test-threads=1"];
+        steps.push(("end to end", end_to_end));
+    }
+    steps
+}
+
+fn environment(command: &mut Command, weft: &Path, cannot_run: &Path) {
+    let tools = Tools::from_env();
+    command.env("WEFT_BIN", weft).env("WEFT_CANNOT_RUN", cannot_run).env("WEFT_TOOLS", tools.dir());
+    if let Ok(etcd) = tools.etcd() {
+        command.env("WEFT_ETCD", etcd);
+    }
+}
+
+/// Runs a step: its output is shown as it comes, and its harnesses' results are counted.
+fn take(name: &str, command: &mut Command) -> Outcome {
+    println!("\n=== {name}");
+    let start = Instant::now();
+    match watch(command) {
+        Ok((passed, ignored)) => {
+            Outcome { step: name.to_owned(), took: start.elapsed(), passed, ignored, error: None }
+        }
+        Err(error) => Outcome::failed(name, start.elapsed(), &error),
+    }
+}
+
+fn watch(command: &mut Command) -> Result<(usize, usize)> {
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let (mut passed, mut ignored, mut failed) = (0, 0, Vec::new());
+    let output = child.stdout.take().context("no output")?;
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(result) = line.strip_prefix("test result: ") {
+            passed += count(result, "passed");
+            ignored += count(result, "ignored");
+        } else if let Some(test) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            failed.push(test.to_owned());
+        }
+    }
+    let status = child.wait()?;
+    if status.success() {
+        return Ok((passed, ignored));
+    }
+    if failed.is_empty() {
+        bail!("{status}");
+    }
+    bail!("{passed} passed, {} failed:\n      {}", failed.len(), failed.join("\n      "))
+}
+
+/// The number before `word` in "ok. 3 passed; 0 failed; …".
+fn count(result: &str, word: &str) -> usize {
+    let words: Vec<&str> = result.split([' ', ';']).filter(|w| !w.is_empty()).collect();
+    let at = words.iter().position(|w| *w == word);
+    at.and_then(|at| words.get(at.checked_sub(1)?)?.parse().ok()).unwrap_or(0)
+}
+
+impl Outcome {
+    fn failed(step: &str, took: Duration, error: &anyhow::Error) -> Self {
+        Self { step: step.to_owned(), took, passed: 0, ignored: 0, error: Some(format!("{error:#}")) }
+    }
+}
+
+fn summary(outcomes: &[Outcome], cannot_run: &PathBuf) -> Result<()> {
+    println!("\n=== summary");
+    for outcome in outcomes {
+        let seconds = outcome.took.as_secs();
+        match &outcome.error {
+            Some(error) => println!("FAILED {:<30} {seconds:>4} s  {error}", outcome.step),
+            None if outcome.passed == 0 => println!("ok     {:<30} {seconds:>4} s", outcome.step),
+            None => {
+                let ignored = if outcome.ignored > 0 {
+                    format!(", {} ignored", outcome.ignored)
+                } else {
+                    String::new()
+                };
+                println!("ok     {:<30} {seconds:>4} s  {} tests{ignored}", outcome.step, outcome.passed);
+            }
+        }
+    }
+    if let Ok(lines) = fs::read_to_string(cannot_run) {
+        print!("{lines}");
+        fs::remove_file(cannot_run).with_context(|| cannot_run.display().to_string())?;
+    }
+    let failed = outcomes.iter().filter(|o| o.error.is_some()).count();
+    if failed == 0 { Ok(()) } else { bail!("{failed} of {} steps failed", outcomes.len()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_harness_result_is_counted() {
+        let result = "ok. 12 passed; 0 failed; 3 ignored; 0 measured; 1 filtered out; finished in 0.05s";
+        assert_eq!(count(result, "passed"), 12);
+        assert_eq!(count(result, "ignored"), 3);
+        assert_eq!(count("garbage", "passed"), 0);
+    }
+
+    #[test]
+    fn every_crate_is_tested_by_exactly_one_step() {
+        let all = steps(false);
+        assert_eq!(all.len(), 3);
+        for name in KERNEL.iter().chain([&END_TO_END]) {
+            let excluded = all[0].1.windows(2).any(|w| w == ["--exclude", *name]);
+            let tested = all[1..].iter().filter(|(_, a)| a.windows(2).any(|w| w == ["--package", *name]));
+            assert!(excluded && tested.count() == 1, "{name}");
+        }
+    }
+}
