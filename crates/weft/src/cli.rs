@@ -1,0 +1,376 @@
+//! What can be typed: commands and flags, close to `docker network` and `ip`.
+
+use crate::{
+    config::{DaemonFlags, HostFlags, LAYERS_HELP},
+    exit::EXIT_CODES,
+};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
+use ipnet::IpNet;
+use std::{net::IpAddr, path::PathBuf};
+use weft_model::{MacAddr, Mtu, NetworkName, Subnet, Vni};
+
+/// One private network for containers across hosts.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, about, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// The daemon's socket [default: /run/weft/weft.sock]
+    ///
+    /// A daemon's own socket is weft.sock in its --run-dir.
+    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run this host's daemon
+    #[command(after_help = LAYERS_HELP)]
+    Daemon(Box<DaemonFlags>),
+    /// Networks: list, make, look at, remove
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Endpoints: the interfaces of containers on networks
+    #[command(subcommand)]
+    Endpoint(EndpointCommand),
+    /// Nodes: the hosts of the cluster
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Put a network namespace of this host on a network
+    Attach(AttachFlags),
+    /// Take a network namespace off a network
+    Detach(DetachFlags),
+    /// How this host's daemon, its store, kernel and engines are
+    Status {
+        /// How to print it
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        format: Format,
+    },
+    /// A cluster on this machine, in network namespaces, to try things in
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Take this host out of the cluster and leave nothing of weft in its kernel
+    Down(DownFlags),
+    /// Print the completion script of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs
+    Json,
+}
+
+/// The flags of every listing.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct ListFlags {
+    /// How to print the list
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+    /// Print the ids only, in full
+    #[arg(short, long, conflicts_with = "format")]
+    pub quiet: bool,
+}
+
+/// The flags of every inspect.
+#[derive(Args, Debug)]
+pub struct InspectFlags {
+    /// What to look at: names, ids, or the beginnings of ids
+    #[arg(required = true, value_name = "REFERENCE", value_parser = NonEmptyStringValueParser::new())]
+    pub references: Vec<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t = Format::Json, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+/// `weft network …`
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// List the networks
+    #[command(alias = "list")]
+    Ls(ListFlags),
+    /// Make a network, on every host at once, and print its id
+    Create(Box<CreateFlags>),
+    /// Show networks in full
+    Inspect(InspectFlags),
+    /// Remove networks that have no endpoints
+    #[command(alias = "remove")]
+    Rm {
+        /// The networks: names, ids, or the beginnings of ids
+        #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
+        references: Vec<String>,
+    },
+}
+
+/// `weft network create`
+#[derive(Args, Debug)]
+pub struct CreateFlags {
+    /// The name, unique in the cluster
+    pub name: NetworkName,
+    /// A subnet, as in `10.9.0.0/24` or `fd00:9::/64`; may be given several times [default: a free /24 chosen by weft]
+    #[arg(long, value_parser = Subnet::parse_net, value_delimiter = ',')]
+    pub subnet: Vec<IpNet>,
+    /// The gateway of the subnet that holds it [default: the subnet's first address]
+    #[arg(long, value_parser = ip, value_delimiter = ',', value_name = "IP")]
+    pub gateway: Vec<IpAddr>,
+    /// Choose addresses only from this part of the subnet that holds it
+    #[arg(long, value_parser = Subnet::parse_net, value_delimiter = ',', value_name = "SUBNET")]
+    pub ip_range: Vec<IpNet>,
+    /// An address never to be given to an endpoint
+    #[arg(long, value_parser = named_ip, value_delimiter = ',', value_name = "NAME=IP")]
+    pub aux_address: Vec<(String, IpAddr)>,
+    /// Insist on an IPv6 subnet among the --subnet
+    #[arg(long)]
+    pub ipv6: bool,
+    /// Make a network without a way out
+    #[arg(long)]
+    pub internal: bool,
+    /// A label
+    #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
+    pub label: Vec<(String, String)>,
+    /// A driver option; com.docker.network.driver.mtu and weft.vni mean the same as --mtu and --vni
+    #[arg(short = 'o', long = "opt", value_parser = key_value, value_name = "KEY=VALUE")]
+    pub options: Vec<(String, String)>,
+    /// The MTU inside [default: what the path between the hosts carries, less the tunnel's headers]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<Mtu>,
+    /// The VXLAN identifier [default: a free one of the cluster's range]
+    #[arg(long, value_name = "VNI")]
+    pub vni: Option<Vni>,
+}
+
+/// `weft endpoint …`
+#[derive(Debug, Subcommand)]
+pub enum EndpointCommand {
+    /// List the endpoints: who is where
+    #[command(alias = "list")]
+    Ls {
+        /// Only those on this network
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+        network: Option<String>,
+        /// How.
+        #[command(flatten)]
+        list: ListFlags,
+    },
+    /// Show endpoints in full
+    Inspect(InspectFlags),
+}
+
+/// `weft node …`
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// List the nodes; the one that answers is marked with *
+    #[command(alias = "list")]
+    Ls(ListFlags),
+}
+
+/// `weft attach`
+#[derive(Args, Debug)]
+pub struct AttachFlags {
+    /// The network: its name, id, or the beginning of its id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub network: String,
+    /// The network namespace: a path, or a name that `ip netns` knows (/run/netns/NAME)
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+    /// The address; once for IPv4, once for IPv6 [default: free ones]
+    #[arg(long, value_parser = ip)]
+    pub ip: Vec<IpAddr>,
+    /// The MAC address [default: made from the address]
+    #[arg(long)]
+    pub mac: Option<MacAddr>,
+    /// The name of the interface [default: the first free ethN]
+    #[arg(long)]
+    pub interface: Option<String>,
+    /// What to call it in listings [default: the last part of the namespace's path]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// How to print the endpoint
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+/// `weft detach`
+#[derive(Args, Debug)]
+pub struct DetachFlags {
+    /// The network: its name, id, or the beginning of its id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub network: String,
+    /// The network namespace: a path, or a name that `ip netns` knows (/run/netns/NAME)
+    #[arg(long, value_name = "PATH")]
+    pub netns: PathBuf,
+}
+
+/// `weft lab …`
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Make a lab: a network namespace and a daemon for each host, containers on one network
+    Up {
+        /// How many hosts
+        #[arg(long, default_value_t = 2)]
+        hosts: usize,
+        /// The lab's name
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// How many container-like namespaces on each host
+        #[arg(long, default_value_t = 1)]
+        containers: usize,
+    },
+    /// Remove a lab and all it made
+    Down {
+        /// The lab's name
+        #[arg(long, default_value = "lab")]
+        name: String,
+    },
+    /// Run a command on a host (h1) or in one of its containers (h1/c1)
+    Exec {
+        /// The lab's name
+        #[arg(long, default_value = "lab")]
+        name: String,
+        /// Where: h1, or h1/c1
+        target: String,
+        /// The command and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+    /// List the labs of this machine
+    #[command(alias = "list")]
+    Ls {
+        /// How to print the list
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        format: Format,
+    },
+}
+
+/// `weft down`
+#[derive(Args, Debug)]
+pub struct DownFlags {
+    /// Remove also the state directory: the node's id, the join token, and the embedded store if this host has it
+    #[arg(long)]
+    pub purge: bool,
+    /// Where this host's daemon keeps its things.
+    #[command(flatten)]
+    pub host: HostFlags,
+}
+
+fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an IP address"))
+}
+
+fn named_ip(text: &str) -> Result<(String, IpAddr), String> {
+    match text.split_once('=') {
+        Some((name, address)) if !name.is_empty() => Ok((name.to_owned(), ip(address)?)),
+        _ => Err(format!("{text:?} is not NAME=IP")),
+    }
+}
+
+/// `KEY=VALUE`; a lone `KEY` has an empty value, as with docker.
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=').unwrap_or((text, "")) {
+        ("", _) => Err(format!("{text:?} is not KEY=VALUE")),
+        (key, value) => Ok((key.to_owned(), value.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn clap_finds_no_fault_in_the_definition() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn everything_promised_is_in_the_help_of_its_command() {
+        for (path, words) in [
+            (
+                "",
+                "daemon network endpoint node attach detach status lab down completions version --socket Exit codes: 6  unreachable",
+            ),
+            ("network", "ls create inspect rm"),
+            ("network ls", "--format --quiet"),
+            (
+                "network create",
+                "--subnet --gateway --ip-range --aux-address --ipv6 --internal --label -o --mtu --vni",
+            ),
+            ("network inspect", "--format"),
+            ("endpoint", "ls inspect"),
+            ("endpoint ls", "--network --format"),
+            ("endpoint inspect", "--format"),
+            ("node ls", "--format"),
+            ("attach", "--netns --ip --mac --interface --name"),
+            ("detach", "--netns"),
+            ("status", "--format"),
+            ("lab", "up down exec ls"),
+            ("lab up", "--hosts --name --containers"),
+            ("lab ls", "--format"),
+            ("down", "--purge --overlay-netns --state-dir --run-dir --config"),
+            ("completions", "bash zsh fish"),
+            (
+                "daemon",
+                "--cluster-store --cluster-advertise --join-token --join-token-file --node-name --state-dir \
+                 --run-dir --overlay-netns --vxlan-port --vni-range --reconcile-interval --lease-ttl \
+                 --docker-socket --docker-plugin-socket --no-docker --store-timeout --log --config WEFT_ \
+                 /etc/weft/weft.toml",
+            ),
+        ] {
+            let mut command = Cli::command();
+            command.build();
+            let mut found = &mut command;
+            for name in path.split_whitespace() {
+                found = found.find_subcommand_mut(name).unwrap();
+            }
+            let help = found.render_long_help().to_string();
+            for word in words.split_whitespace() {
+                assert!(help.contains(word), "weft {path} --help should mention {word}:\n{help}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_network_is_made_the_way_docker_makes_one() {
+        let line = "weft network create --subnet 10.9.0.0/24,fd00:9::/64 --gateway 10.9.0.254 --aux-address r=10.9.0.7 \
+                    --label a=b=c --label lone -o weft.vni=5000 --opt x=y --ipv6 --internal net";
+        let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+        let Command::Network(NetworkCommand::Create(flags)) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        assert_eq!(flags.name.as_str(), "net");
+        assert_eq!(flags.subnet.len(), 2);
+        assert_eq!(flags.aux_address, [("r".to_owned(), "10.9.0.7".parse().unwrap())]);
+        assert_eq!(flags.label, [("a".to_owned(), "b=c".to_owned()), ("lone".to_owned(), String::new())]);
+        assert_eq!(flags.options[1], ("x".to_owned(), "y".to_owned()));
+        assert!(flags.ipv6 && flags.internal);
+    }
+
+    #[test]
+    fn what_follows_the_target_belongs_to_the_command_in_the_lab() {
+        let cli = Cli::try_parse_from("weft lab exec h1/c1 -- ping -c 1 10.0.0.3".split(' ')).unwrap();
+        let Command::Lab(LabCommand::Exec { target, command, name }) = cli.command else {
+            panic!("{:?}", cli.command)
+        };
+        assert_eq!((target.as_str(), name.as_str()), ("h1/c1", "lab"));
+        assert_eq!(command, ["ping", "-c", "1", "10.0.0.3"]);
+    }
+
+    #[test]
+    fn the_socket_may_be_named_before_or_after_the_command() {
+        for line in ["weft --socket /s status", "weft status --socket /s"] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(cli.socket, Some("/s".into()), "{line}");
+        }
+    }
+}

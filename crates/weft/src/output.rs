@@ -1,0 +1,243 @@
+//! What people read: tables with columns as docker's, values as ip writes them; and JSON for programs.
+
+use crate::exit::Failure;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+use std::{
+    fmt::Display,
+    io::{self, Write},
+};
+use weft_agent::api::{EndpointView, ErrorKind, NetworkView, NodeView, Status};
+use weft_model::UnixSeconds;
+
+/// Writes to stdout. A reader that has seen enough (`weft network ls | head -1`) is no failure.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(ErrorKind::Internal, format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A value as JSON, indented, with a newline at its end.
+pub fn json(value: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::new(ErrorKind::Internal, format!("cannot write JSON: {e}")))?;
+    Ok(text + "\n")
+}
+
+/// `weft network ls`
+pub fn networks(networks: &[NetworkView]) -> String {
+    let rows = networks.iter().map(|view| {
+        let network = &view.network;
+        [
+            network.id.short().to_owned(),
+            network.display_name().to_owned(),
+            network.vni.to_string(),
+            list(network.subnets.iter().map(|s| s.net)),
+            or_dash(view.effective_mtu.or(network.mtu)),
+            view.endpoints.len().to_string(),
+        ]
+    });
+    table(["NETWORK ID", "NAME", "VNI", "SUBNETS", "MTU", "ENDPOINTS"], rows)
+}
+
+/// `weft endpoint ls`
+pub fn endpoints(endpoints: &[EndpointView]) -> String {
+    let rows = endpoints.iter().map(|view| {
+        [
+            view.id.short().to_owned(),
+            view.network_name.clone(),
+            or_dash(view.container.as_ref().map(|c| &c.name)),
+            list(&view.addresses),
+            view.mac.to_string(),
+            view.node_name.clone(),
+            or_dash(view.vtep),
+        ]
+    });
+    table(["ENDPOINT ID", "NETWORK", "CONTAINER", "ADDRESS", "MAC", "NODE", "VTEP"], rows)
+}
+
+/// `weft node ls`
+pub fn nodes(nodes: &[NodeView]) -> String {
+    let rows = nodes.iter().map(|view| {
+        [
+            format!("{}{}", view.id.short(), if view.this { " *" } else { "" }),
+            view.name.clone(),
+            if view.alive { "alive" } else { "dead" }.to_owned(),
+            list(&view.vteps),
+            view.vxlan_port.to_string(),
+            view.underlay_mtu.to_string(),
+            view.endpoints.to_string(),
+            view.version.clone(),
+        ]
+    });
+    table(["NODE ID", "NAME", "STATE", "VTEP", "PORT", "MTU", "ENDPOINTS", "VERSION"], rows)
+}
+
+/// `weft network inspect --format table`
+pub fn network(view: &NetworkView) -> String {
+    let network = &view.network;
+    let mut facts = Facts::default();
+    facts.add("network", format!("{} ({})", network.display_name(), network.id));
+    facts.add("VNI", network.vni);
+    for subnet in &network.subnets {
+        let gateway = subnet.gateway.map_or(String::new(), |ip| format!(", gateway {ip}"));
+        let range = subnet.range.map_or(String::new(), |net| format!(", addresses from {net}"));
+        facts.add("subnet", format!("{}{gateway}{range}", subnet.net));
+        for (name, ip) in &subnet.reserved {
+            facts.add("reserved", format!("{ip} as {name}"));
+        }
+    }
+    facts.add("MTU", or_dash(view.effective_mtu.or(network.mtu)));
+    if network.internal {
+        facts.add("internal", "yes");
+    }
+    for (key, value) in &network.labels {
+        facts.add("label", format!("{key}={value}"));
+    }
+    for (key, value) in &network.options {
+        facts.add("option", format!("{key}={value}"));
+    }
+    for view in &view.endpoints {
+        let name = view.container.as_ref().map_or(view.id.short(), |c| &c.name);
+        facts.add("endpoint", format!("{name} {} on {}", list(&view.addresses), view.node_name));
+    }
+    facts.text()
+}
+
+/// `weft endpoint inspect --format table`
+pub fn endpoint(view: &EndpointView) -> String {
+    let mut facts = Facts::default();
+    facts.add("endpoint", &view.id);
+    facts.add("network", format!("{} ({})", view.network_name, view.network.short()));
+    if let Some(container) = &view.container {
+        facts.add("container", format!("{} ({})", container.name, container.id));
+    }
+    facts.add("engine", &view.engine);
+    facts.add("address", list(&view.addresses));
+    facts.add("MAC", view.mac);
+    let vtep = view.vtep.map_or(String::new(), |ip| format!(", VTEP {ip}"));
+    facts.add("node", format!("{} ({}){vtep}", view.node_name, view.node.short()));
+    if let Some(sandbox) = &view.sandbox {
+        let interface = view.interface.as_ref().map_or(String::new(), |name| format!(" as {name}"));
+        facts.add("sandbox", format!("{sandbox}{interface}"));
+    }
+    facts.text()
+}
+
+/// `weft status`; `now` by this host's clock.
+pub fn status(status: &Status, now: UnixSeconds) -> String {
+    let (node, store) = (&status.node, &status.store);
+    let mut facts = Facts::default();
+    facts.add("node", format!("{} ({}), up {}", node.name, node.id.short(), age(now, node.started)));
+    facts.add("version", &status.version);
+    facts.add(
+        "VTEP",
+        format!("{}, UDP port {}, underlay MTU {}", list(&node.vteps), node.vxlan_port, node.underlay_mtu),
+    );
+    let link = match (store.connected, &store.error) {
+        (true, _) => "connected".to_owned(),
+        (false, Some(reason)) => format!("NOT CONNECTED: {reason}"),
+        (false, None) => "NOT CONNECTED".to_owned(),
+    };
+    facts.add("store", format!("{}, {link}", store.address));
+    facts.add("revision", format!("{}, this host's kernel reflects {}", store.revision, store.applied));
+    if let Some(file) = &store.join_token_file {
+        facts.add("join token", file);
+    }
+    facts.add(
+        "cluster",
+        format!(
+            "{} ({} alive), {}, {}",
+            counted(status.nodes, "node"),
+            status.nodes_alive,
+            counted(status.networks, "network"),
+            counted(status.endpoints, "endpoint")
+        ),
+    );
+    facts.add("kernel", counted(status.kernel_objects, "object"));
+    let drift: u64 = status.drift_repaired.values().sum();
+    let kinds = status.drift_repaired.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}"));
+    let kinds: Vec<_> = kinds.collect();
+    facts.add(
+        "drift",
+        if drift == 0 { "none".to_owned() } else { format!("{drift} repaired ({})", kinds.join(", ")) },
+    );
+    for engine in &status.engines {
+        let version = engine.version.as_ref().map_or(String::new(), |v| format!(" {v}"));
+        let link = if engine.connected { "connected" } else { "NOT CONNECTED" };
+        facts.add("engine", format!("{}{version} at {}, {link}", engine.engine, engine.address));
+        for problem in &engine.problems {
+            facts.add("problem", format!("{}: {problem}", engine.engine));
+        }
+    }
+    for problem in &status.problems {
+        facts.add("problem", problem);
+    }
+    facts.text()
+}
+
+/// Columns, three blanks apart, no lines: what `docker network ls` prints.
+pub fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).force_no_tty().set_header(head).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 3));
+    }
+    trimmed(&table)
+}
+
+/// Names and values, a pair on each line.
+#[derive(Default)]
+struct Facts(Vec<[String; 2]>);
+
+impl Facts {
+    fn add(&mut self, name: &str, value: impl Display) {
+        self.0.push([name.to_owned(), value.to_string()]);
+    }
+
+    fn text(self) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).force_no_tty().add_rows(self.0);
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        trimmed(&table)
+    }
+}
+
+/// The table without the blanks at the ends of its lines.
+fn trimmed(table: &Table) -> String {
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+fn or_dash(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |v| v.to_string())
+}
+
+fn list(values: impl IntoIterator<Item = impl Display>) -> String {
+    let values: Vec<String> = values.into_iter().map(|v| v.to_string()).collect();
+    if values.is_empty() { "-".to_owned() } else { values.join(",") }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+/// How long ago, in the one unit that tells enough.
+fn age(now: UnixSeconds, then: UnixSeconds) -> String {
+    let seconds = now.saturating_sub(then);
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+#[path = "output_tests.rs"]
+mod tests;
