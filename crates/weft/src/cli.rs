@@ -11,12 +11,17 @@ use weft_model::{MacAddr, Mtu, NetworkName, Subnet, Vni};
 
 /// One private network for containers across hosts.
 #[derive(Debug, Parser)]
-#[command(name = "weft", version, about, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "weft", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// The daemon's socket [default: /run/weft/weft.sock]
-    ///
-    /// A daemon's own socket is weft.sock in its --run-dir.
-    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH")]
+    /// The socket of the daemon to talk to: weft.sock in its --run-dir [default: /run/weft/weft.sock]
+    #[arg(
+        long,
+        global = true,
+        env = "WEFT_SOCKET",
+        hide_env_values = true,
+        value_name = "PATH",
+        help_heading = "Global"
+    )]
     pub socket: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]

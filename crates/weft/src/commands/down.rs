@@ -54,8 +54,10 @@ pub async fn run(flags: DownFlags, socket: Option<PathBuf>) -> Result<(), Failur
         }
         Err(error) => return Err(error.into()),
     };
-    weft_kernel::remove_everything(&host.overlay_netns).await?;
-    output::print(&format!("removed: network namespace {} and all devices in it\n", host.overlay_netns))?;
+    let overlay = &host.overlay_netns;
+    // "Gone", not "removed": a daemon that has left did most of it itself, and then there was nothing to do.
+    weft_kernel::remove_everything(overlay).await?;
+    output::print(&format!("gone: network namespace {overlay} and all devices in it\n"))?;
     output::print(&remove_files(&host, flags.purge)?)
 }
 
