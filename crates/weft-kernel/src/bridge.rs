@@ -32,9 +32,8 @@ pub(crate) fn ensure(overlay: &mut Netlink, vni: Vni, want: &Bridge) -> Result<(
         }
         None => create(overlay, vni, want)?,
     };
-    let wrong = corrections(&found);
-    if !wrong.is_empty() {
-        let message = link(found.index, vec![kind(InfoKind::Bridge, InfoData::Bridge(wrong))]);
+    for correction in corrections(&found) {
+        let message = link(found.index, vec![kind(InfoKind::Bridge, InfoData::Bridge(vec![correction]))]);
         overlay.set_device(&format!("change bridge {name}"), message)?;
     }
     overlay.settle(&found, &settings)
@@ -68,7 +67,10 @@ fn corrections(device: &Device) -> Vec<InfoBridge> {
         InfoBridge::VlanDefaultPvid(1..) => Some(InfoBridge::VlanDefaultPvid(0)),
         _ => None,
     });
-    wrong.collect()
+    let mut wrong: Vec<InfoBridge> = wrong.collect();
+    // While the spanning tree runs, the kernel refuses a forward delay of 0.
+    wrong.sort_by_key(|attribute| !matches!(attribute, InfoBridge::StpState(_)));
+    wrong
 }
 
 fn is_sound(device: &Device) -> bool {

@@ -15,6 +15,8 @@ use netlink_packet_route::{
 use weft_model::{MacAddr, Mtu};
 
 /// A device of any kind.
+// The flags are facts the kernel tells, each independent of the others.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug)]
 pub(crate) struct Device {
     pub index: u32,

@@ -14,6 +14,10 @@ use netlink_packet_route::{
 use std::net::IpAddr;
 use weft_model::MacAddr;
 
+/// `NUD_NOARP` and `NUD_PERMANENT`.
+const NOARP: u16 = 0x40;
+const PERMANENT: u16 = 0x80;
+
 /// An entry of a bridge or a VXLAN device, as a dump tells of it.
 pub(crate) struct FdbEntry {
     /// The device: the bridge's port, or the VXLAN device.
@@ -55,12 +59,13 @@ impl FdbEntry {
                 _ => {}
             }
         }
-        let place = match message.header.state {
-            NeighbourState::Permanent if !own => return None,
-            NeighbourState::Permanent => Place::Device { vtep: vtep.filter(|_| usual) },
-            NeighbourState::Noarp if !own => Place::Bridge { fixed: true },
-            _ if own => Place::Device { vtep: None },
-            _ => Place::Bridge { fixed: false },
+        // A state is a set of bits: `bridge fdb add` makes entries of VXLAN devices NOARP and PERMANENT.
+        let state = u16::from(message.header.state);
+        let (permanent, fixed) = (state & PERMANENT != 0, state & NOARP != 0);
+        let place = match (own, permanent) {
+            (true, _) => Place::Device { vtep: vtep.filter(|_| usual && permanent) },
+            (false, true) => return None,
+            (false, false) => Place::Bridge { fixed },
         };
         Some(Self { device: message.header.ifindex, mac: mac?, place })
     }
@@ -91,7 +96,7 @@ pub(crate) fn find_on_bridge(bridge: u32, mac: MacAddr) -> Request {
 /// The port in a bridge's answer; `None` when the entry is a device's own.
 pub(crate) fn port_in(answer: &[RouteNetlinkMessage]) -> Option<u32> {
     answer.iter().find_map(|message| match message {
-        RouteNetlinkMessage::NewNeighbour(m) if m.header.state != NeighbourState::Permanent => {
+        RouteNetlinkMessage::NewNeighbour(m) if u16::from(m.header.state) & PERMANENT == 0 => {
             Some(m.header.ifindex)
         }
         _ => None,

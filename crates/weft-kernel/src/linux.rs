@@ -140,7 +140,7 @@ fn switch_off_what_weft_does_not_use() -> Result<(), KernelError> {
 }
 
 /// Sets a sysctl of the calling thread's namespace, if it is not set so already. What is not there (in kernels without
-/// IPv6, without br_netfilter) needs no setting.
+/// IPv6, without `br_netfilter`) needs no setting.
 pub(crate) fn set_sysctl(path: &Path, value: &str) -> Result<(), KernelError> {
     let outcome = match fs::read_to_string(path) {
         Ok(found) if found.trim() == value => Ok(()),

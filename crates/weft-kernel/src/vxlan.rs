@@ -15,6 +15,7 @@ use crate::{
     linux::{Host, set_sysctl},
 };
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute};
+use nix::libc;
 use std::{
     net::{IpAddr, Ipv4Addr},
     os::fd::{AsFd, AsRawFd},
@@ -101,10 +102,17 @@ fn create(host: &mut Host, vni: Vni, want: &Vxlan, settings: &Settings) -> Resul
     host.overlay.set_alias(&made, &format!("weft network {vni}"))?;
     let outcome = switch_on_ipv6(host, &name).and_then(|()| host.overlay.settle(&made, settings));
     if outcome.is_err() {
-        // As when the UDP port is taken: the device would be there and carry nothing.
+        // The device would be there and carry nothing.
         host.overlay.delete_device(&name)?;
     }
-    outcome
+    // The socket is opened when the device is set up.
+    outcome.map_err(|error| match error.errno() {
+        libc::EADDRINUSE => KernelError::PortTaken {
+            port: want.port,
+            hint: format!("device {name} cannot have its socket; `ss -lunp` tells who has the port"),
+        },
+        _ => error,
+    })
 }
 
 /// Lets the device have IPv6 neighbour entries, and no address of its own.

@@ -12,7 +12,7 @@ use weft_kernel::{Kernel, Linux, LinuxOptions, Namespace};
 use weft_model::{MacAddr, Mtu, Vni, vxlan_overhead};
 use weft_plan::{
     Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
-    vxlan_name,
+    diff, model_kernel::as_observed, vxlan_name,
 };
 
 pub const UDP_PORT: u16 = 4789;
@@ -133,7 +133,7 @@ impl Host {
 
     /// Makes the kernel what it should be; the operations it took.
     pub async fn reconcile(&self, desired: &HostState) -> Vec<Op> {
-        let ops = difference(desired, &self.observe().await);
+        let ops = diff(desired, &self.observe().await);
         for (op, outcome) in ops.iter().zip(self.linux.apply(&ops).await) {
             outcome.unwrap_or_else(|error| panic!("{op:?}: {error}"));
         }
@@ -205,31 +205,6 @@ pub async fn one_network(ipv6_underlay: bool) -> (Host, Host, Vni) {
     (a, b, vni)
 }
 
-/// What it takes to make `observed` into `desired`; removals last, dependants first.
-pub fn difference(desired: &HostState, observed: &HostState) -> Vec<Op> {
-    let mut ops = Vec::new();
-    for (key, want) in desired {
-        match observed.get(key) {
-            None => ops.push(Op::Create(key.clone(), want.clone())),
-            Some(found) if *found != comparable(want) => {
-                ops.push(Op::Change { key: key.clone(), from: found.clone(), to: want.clone() });
-            }
-            Some(_) => {}
-        }
-    }
-    let unknown = observed.keys().rev().filter(|key| !desired.contains_key(key));
-    ops.extend(unknown.map(|key| Op::Remove(key.clone())));
-    ops
-}
-
-/// An object as it is observed: where a port's far end belongs is not seen.
-pub fn comparable(object: &Object) -> Object {
-    match object {
-        Object::Port(port) => Object::Port(Port { far_end: None, ..port.clone() }),
-        other => other.clone(),
-    }
-}
-
 /// Waits until `done` gives something; fails with `what` when it never does.
 pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -271,6 +246,11 @@ pub fn ping_both_ways(a: &Host, b: &Host) {
         ping(&a.container, &b.container, ipv6, 100);
         ping(&b.container, &a.container, ipv6, 100);
     }
+}
+
+/// A state as it is observed: where a port's far end belongs is not seen.
+pub fn observable(state: &HostState) -> HostState {
+    state.iter().map(|(key, object)| (key.clone(), as_observed(object))).collect()
 }
 
 /// The names of the network's devices, as a check that a state is about them.
