@@ -58,6 +58,7 @@ macro_rules! conformance {
             a_watch_reports_every_change_once_and_in_order,
             a_watch_goes_back_to_an_old_revision,
             a_watch_reports_a_transaction_as_one_batch,
+            a_watch_far_behind_gets_every_batch_whole,
             a_watch_reports_removals,
             a_watch_sees_its_prefix_only,
             a_watch_of_forgotten_history_ends_with_compacted,

@@ -57,6 +57,22 @@ pub async fn a_watch_reports_a_transaction_as_one_batch(subject: impl Subject) {
     }
 }
 
+pub async fn a_watch_far_behind_gets_every_batch_whole(subject: impl Subject) {
+    let store = subject.store();
+    let start = done(&*store, Txn::new().put("start", vec![])).await;
+    let mut wrote = Vec::new();
+    for value in 0..20_u8 {
+        let txn = (0..99).fold(Txn::new(), |txn, i| txn.put(format!("t/{i:02}"), vec![value]));
+        wrote.push(done(&*store, txn).await);
+    }
+    let mut watch = store.watch("t/", start).await.unwrap();
+    for (value, revision) in (0..).zip(wrote) {
+        let batch = next(&mut watch).await;
+        assert_eq!((batch.revision, batch.changes.len()), (revision, 99));
+        assert!(batch.changes.iter().all(|change| change.value == Some(vec![value])));
+    }
+}
+
 pub async fn a_watch_reports_removals(subject: impl Subject) {
     let store = subject.store();
     let start = done(&*store, Txn::new().put("a", b"1".to_vec())).await;
