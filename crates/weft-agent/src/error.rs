@@ -116,6 +116,14 @@ pub enum AgentError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// Another process has what this one needs.
+    #[error("{what} is in use: {reason}")]
+    InUse {
+        /// A directory, a socket, a TCP address.
+        what: String,
+        /// By whom, if known, and what to do.
+        reason: String,
+    },
     /// A file of the daemon's.
     #[error("{path}: {reason}")]
     File {
@@ -142,6 +150,7 @@ impl AgentError {
             | Self::NameTaken { .. }
             | Self::VniTaken { .. }
             | Self::MacTaken { .. }
+            | Self::InUse { .. }
             | Self::NoVni(_)
             | Self::RouteConflict { .. }
             | Self::NoSubnet

@@ -31,4 +31,4 @@ pub use endpoints::EndpointSpec;
 pub use error::AgentError;
 pub use networks::NetworkDetails;
 pub use options::{Advertise, AdvertiseError, AgentOptions};
-pub use start::{Running, start};
+pub use start::{LOCK_FILE, Running, start};

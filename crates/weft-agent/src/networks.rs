@@ -1,7 +1,8 @@
 //! Making, naming and removing networks, and engines' copies of them.
 
 use crate::{Agent, AgentError, api::NetworkSpec};
-use std::collections::BTreeMap;
+use ipnet::{IpNet, Ipv6Net};
+use std::{collections::BTreeMap, net::Ipv6Addr};
 use weft_model::{
     AddressDriver, Binding, Endpoint, Network, NetworkId, NetworkName, Revision, Snapshot, Subnet, encode,
     schema::{self, Removing},
@@ -72,14 +73,16 @@ impl Agent {
         {
             return Err(AgentError::NameTaken { name: name.to_string(), holder: describe(snapshot, holder) });
         }
-        let subnets = if spec.subnets.is_empty() {
+        let mut subnets = spec.subnets.clone();
+        if subnets.is_empty() {
             let taken = snapshot.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.net));
             let pools = snapshot.pools.values().map(|p| p.subnet.net);
             let routes = snapshot.nodes.values().flat_map(|n| &n.routes);
-            vec![Subnet::new(choose_subnet(taken.chain(pools), routes).ok_or(AgentError::NoSubnet)?)]
-        } else {
-            spec.subnets.clone()
-        };
+            subnets.push(Subnet::new(choose_subnet(taken.chain(pools), routes).ok_or(AgentError::NoSubnet)?));
+        }
+        if spec.ipv6 && !subnets.iter().any(|s| s.net.addr().is_ipv6()) {
+            subnets.push(Subnet::new(unique_local_subnet(id)));
+        }
         for subnet in &subnets {
             if let Some((node, route)) = conflicting_route(snapshot.nodes.values(), subnet.net) {
                 return Err(AgentError::RouteConflict {
@@ -318,9 +321,17 @@ impl NetworkDetails {
     }
 }
 
+/// A /64 whose 40 bits of global id come from the network's id, which is random (RFC 4193, section 3.2.2).
+fn unique_local_subnet(id: &NetworkId) -> IpNet {
+    // An id has at least 12 hexadecimal digits, so ten of them are 40 bits.
+    let global_id = u128::from_str_radix(&id.as_str()[..10], 16).unwrap_or(0);
+    let prefix = Ipv6Addr::from((0xfd << 120) | (global_id << 80));
+    IpNet::V6(Ipv6Net::new_assert(prefix, 64))
+}
+
 /// An MTU below 1280 cannot carry IPv6 (RFC 8200, section 5).
 fn check_mtu(spec: &NetworkSpec) -> Result<(), AgentError> {
-    let has_ipv6 = spec.subnets.iter().any(|s| s.net.addr().is_ipv6());
+    let has_ipv6 = spec.ipv6 || spec.subnets.iter().any(|s| s.net.addr().is_ipv6());
     match spec.mtu {
         Some(mtu) if has_ipv6 && mtu.get() < 1280 => Err(AgentError::Invalid(format!(
             "MTU {mtu} is too small: a network with IPv6 needs 1280 bytes at least"

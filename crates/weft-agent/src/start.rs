@@ -22,6 +22,9 @@ use weft_model::{
 };
 use weft_store::{JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn, probe};
 
+/// The file in the state directory that a daemon holds locked while it runs.
+pub const LOCK_FILE: &str = "lock";
+
 /// A daemon that runs.
 pub struct Running {
     agent: Agent,
@@ -171,10 +174,9 @@ fn join_token(options: &AgentOptions) -> Result<Option<JoinToken>, AgentError> {
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, AgentError> {
-    TcpListener::bind(address).await.map_err(|e| {
-        AgentError::Invalid(format!(
-            "the embedded store cannot be served on {address}: {e}; choose another port with --cluster-advertise"
-        ))
+    TcpListener::bind(address).await.map_err(|e| AgentError::InUse {
+        what: format!("{address}, where this daemon's store is to be served,"),
+        reason: format!("{e}; choose another port with --cluster-advertise"),
     })
 }
 
@@ -249,15 +251,16 @@ struct StateLock {
 
 impl StateLock {
     fn take(state_dir: &Path) -> Result<Self, AgentError> {
-        let path = state_dir.join("lock");
+        let path = state_dir.join(LOCK_FILE);
         let file = std::fs::File::create(&path).map_err(|e| file_error(&path, &e))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
-            Err(std::fs::TryLockError::WouldBlock) => Err(AgentError::Invalid(format!(
-                "another weft daemon uses {}: stop it, or give this one its own --state-dir, --run-dir and \
-                 --overlay-netns",
-                state_dir.display()
-            ))),
+            Err(std::fs::TryLockError::WouldBlock) => Err(AgentError::InUse {
+                what: state_dir.display().to_string(),
+                reason: "another weft daemon runs with it; stop it, or give this one its own --state-dir, \
+                         --run-dir and --overlay-netns"
+                    .to_owned(),
+            }),
             Err(std::fs::TryLockError::Error(e)) => Err(file_error(&path, &e)),
         }
     }

@@ -135,7 +135,7 @@ pub struct CreateFlags {
     /// An address never to be given to an endpoint
     #[arg(long, value_parser = named_ip, value_delimiter = ',', value_name = "NAME=IP")]
     pub aux_address: Vec<(String, IpAddr)>,
-    /// Insist on an IPv6 subnet among the --subnet
+    /// Add an IPv6 subnet, a random private /64 unless --subnet gives one
     #[arg(long)]
     pub ipv6: bool,
     /// Make a network without a way out

@@ -28,7 +28,10 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
         reason: e.to_string(),
     };
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(error(&"another daemon answers here: stop it, or choose another --run-dir"));
+        return Err(AgentError::InUse {
+            what: path.display().to_string(),
+            reason: "another daemon answers there; stop it, or choose another --run-dir".to_owned(),
+        });
     }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(&e)),

@@ -19,6 +19,8 @@ pub struct NetworkSpec {
     pub name: Option<NetworkName>,
     /// Its subnets; none: weft chooses a free /24.
     pub subnets: Vec<Subnet>,
+    /// Add an IPv6 subnet, a random unique local /64 (RFC 4193), if `subnets` has none.
+    pub ipv6: bool,
     /// The VNI asked for; else a free one of the cluster's range.
     pub vni: Option<Vni>,
     /// The MTU asked for; else it follows from the underlay.

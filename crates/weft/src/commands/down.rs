@@ -18,13 +18,13 @@ use std::{
     time::Duration,
 };
 use tokio::{task::spawn_blocking, time::timeout};
-use weft_agent::api::{Client, ClientError, ErrorKind};
+use weft_agent::{
+    LOCK_FILE,
+    api::{Client, ClientError, ErrorKind},
+};
 
 /// How long a daemon that has left the cluster may take to end.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
-
-/// The file in the state directory that a daemon holds a lock on for as long as it runs.
-const LOCK: &str = "lock";
 
 /// `weft down`; `socket` is the one that was named, if one was.
 pub async fn run(flags: DownFlags, socket: Option<PathBuf>) -> Result<(), Failure> {
@@ -67,7 +67,7 @@ async fn wait_for_end(state_dir: &Path) -> Result<Option<File>, Failure> {
     let waiting = spawn_blocking(move || file.lock().map(|()| file));
     match timeout(ENDS_WITHIN, waiting).await {
         Ok(Ok(Ok(file))) => Ok(Some(file)),
-        Ok(Ok(Err(error))) => Err(failed(&state_dir.join(LOCK), &error)),
+        Ok(Ok(Err(error))) => Err(failed(&state_dir.join(LOCK_FILE), &error)),
         Ok(Err(error)) => Err(Failure::new(ErrorKind::Internal, error.to_string())),
         Err(_) => Err(Failure::new(
             ErrorKind::Internal,
@@ -87,12 +87,12 @@ fn lock_now(state_dir: &Path, silence: &ClientError) -> Result<Option<File>, Fai
             format!("{silence}, but one is running on {}", state_dir.display()),
         )
         .hint("give the --run-dir that it has, or end it first")),
-        Err(TryLockError::Error(error)) => Err(failed(&state_dir.join(LOCK), &error)),
+        Err(TryLockError::Error(error)) => Err(failed(&state_dir.join(LOCK_FILE), &error)),
     }
 }
 
 fn open_lock(state_dir: &Path) -> Result<Option<File>, Failure> {
-    let path = state_dir.join(LOCK);
+    let path = state_dir.join(LOCK_FILE);
     match File::open(&path) {
         Ok(file) => Ok(Some(file)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -121,7 +121,7 @@ fn remove_files(host: &HostConfig, purge: bool) -> Result<String, Failure> {
         if state_dir.exists() {
             lines.push(format!("stays: {} (--purge removes it)", state_dir.display()));
         }
-    } else if state_dir.join(LOCK).exists() {
+    } else if state_dir.join(LOCK_FILE).exists() {
         fs::remove_dir_all(state_dir).map_err(|e| failed(state_dir, &e))?;
         lines.push(format!("removed: {}", state_dir.display()));
     } else if state_dir.exists() {
@@ -168,7 +168,7 @@ mod tests {
         };
         fs::create_dir(&host.state_dir).unwrap();
         fs::create_dir(&host.run_dir).unwrap();
-        fs::write(host.state_dir.join(LOCK), "").unwrap();
+        fs::write(host.state_dir.join(LOCK_FILE), "").unwrap();
         host
     }
 
@@ -193,7 +193,7 @@ mod tests {
     fn a_directory_that_is_not_wefts_is_not_purged() {
         let folder = TempDir::new().unwrap();
         let host = host(&folder);
-        fs::remove_file(host.state_dir.join(LOCK)).unwrap();
+        fs::remove_file(host.state_dir.join(LOCK_FILE)).unwrap();
         fs::write(host.state_dir.join("letter"), "dear").unwrap();
         let failure = remove_files(&host, true).unwrap_err();
         assert!(failure.message.contains("no state directory of weft's"), "{failure}");
@@ -213,7 +213,7 @@ mod tests {
     async fn a_daemon_that_runs_without_answering_keeps_its_devices() {
         let folder = TempDir::new().unwrap();
         let host = host(&folder);
-        let daemon = File::open(host.state_dir.join(LOCK)).unwrap();
+        let daemon = File::open(host.state_dir.join(LOCK_FILE)).unwrap();
         daemon.lock().unwrap();
         let silence = Client::new(host.socket()).down().await.unwrap_err();
         let failure = lock_now(&host.state_dir, &silence).unwrap_err();
@@ -227,7 +227,7 @@ mod tests {
     async fn the_end_of_the_daemon_is_waited_for() {
         let folder = TempDir::new().unwrap();
         let host = host(&folder);
-        let daemon = File::open(host.state_dir.join(LOCK)).unwrap();
+        let daemon = File::open(host.state_dir.join(LOCK_FILE)).unwrap();
         daemon.lock().unwrap();
         let mut waiting = Box::pin(wait_for_end(&host.state_dir));
         assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err(), "it still runs");

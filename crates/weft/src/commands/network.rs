@@ -58,6 +58,7 @@ fn spec(flags: CreateFlags) -> Result<NetworkSpec, Failure> {
         internal: flags.internal,
         labels: unique("--label", flags.label)?,
         options,
+        ipv6: flags.ipv6,
         engine_addresses: false,
     })
 }
@@ -88,10 +89,6 @@ fn subnets(flags: &CreateFlags) -> Result<Vec<Subnet>, Failure> {
         if let Some(other) = subnet.reserved.insert(name.clone(), *ip) {
             return Err(invalid(format!("--aux-address {name}={ip}: {name} is {other} already")));
         }
-    }
-    if flags.ipv6 && !flags.subnet.iter().any(|net| net.addr().is_ipv6()) {
-        return Err(invalid("--ipv6 needs an IPv6 subnet")
-            .hint("add one for each family, as in --subnet 10.9.0.0/24 --subnet fd00:9::/64"));
     }
     // None at all is a wish, not a mistake: weft chooses one that is free on every host.
     if !subnets.is_empty() {
@@ -220,7 +217,6 @@ mod tests {
             ("--subnet 10.9.0.0/24 --aux-address a=10.9.0.2,a=10.9.0.3", "a is 10.9.0.2 already"),
             ("--subnet 10.9.0.0/16 --subnet 10.9.7.0/24", "overlap"),
             ("--subnet 10.9.0.0/31", "too small"),
-            ("--subnet 10.9.0.0/24 --ipv6", "--ipv6 needs an IPv6 subnet"),
             ("--mtu 1400 -o com.docker.network.driver.mtu=1300", "contradict each other"),
             ("-o weft.vni=0", "-o weft.vni: "),
             ("-o a=1 -o a=2", "-o a: given as \"1\" and as \"2\""),
