@@ -1,0 +1,108 @@
+//! A namespace that was attached and detached leaves nothing: no device, entry, record or open file.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+use weft_e2e::{devices, eventually, kernel_picture, lab, options_with_etcd, ping, seen};
+use weft_lab::{Container, Fixture};
+
+/// Attach and detach cycles.
+const CYCLES: u32 = 200;
+
+/// Everything that could be left behind.
+#[derive(Debug, PartialEq)]
+struct Holdings {
+    host_devices: Vec<Vec<String>>,
+    kernel: Vec<serde_json::Value>,
+    records: BTreeSet<String>,
+    open_files: Vec<usize>,
+}
+
+fn holdings(lab: &Fixture) -> Holdings {
+    Holdings {
+        host_devices: lab.hosts.iter().map(|h| devices(&h.namespace)).collect(),
+        kernel: lab.daemons.iter().map(|d| kernel_picture(d, true)).collect(),
+        records: lab.etcd.as_ref().unwrap().keys("").unwrap().into_iter().collect(),
+        open_files: lab.daemons.iter().map(|d| d.process().unwrap().open_files().unwrap()).collect(),
+    }
+}
+
+#[test]
+fn two_hundred_cycles_leave_everything_as_it_was() {
+    let Some(options) = options_with_etcd("cycles") else { return };
+    let Some(lab) = lab(options) else { return };
+    let daemon = lab.daemon("h1").unwrap();
+    let mut container = Container::named(lab.host("h1").unwrap(), 9);
+    // Once before counting: what is made at first use stays.
+    container.attach(daemon, "lab", &[]).unwrap();
+    container.detach(daemon, "lab").unwrap();
+    let before = holdings(&lab);
+    let mut attaching = Duration::ZERO;
+    for cycle in 0..CYCLES {
+        let start = Instant::now();
+        container.attach(daemon, "lab", &[]).unwrap();
+        attaching += start.elapsed();
+        assert_eq!(container.ip().unwrap(), "10.0.0.4", "cycle {cycle}: the address is free again");
+        if cycle % 50 == 0 {
+            ping(&container, "10.0.0.3").unwrap();
+        }
+        container.detach(daemon, "lab").unwrap();
+        assert_eq!(devices(&container.namespace), ["lo"], "cycle {cycle}");
+    }
+    eprintln!("weft attach, command and all: {} ms on average", attaching.as_millis() / u128::from(CYCLES));
+    eventually("everything as before", Duration::from_secs(10), || {
+        let now = holdings(&lab);
+        seen(now == before, (&now, &before))
+    });
+    container.namespace.remove().unwrap();
+}
+
+#[test]
+fn the_last_endpoint_takes_the_networks_devices_with_it() {
+    let Some(options) = options_with_etcd("last") else { return };
+    let Some(mut lab) = lab(options) else { return };
+    let daemon = lab.daemon("h1").unwrap().clone();
+    assert_eq!(weft_e2e::weft_devices(&daemon.overlay()).len(), 3);
+    lab.containers[0].detach(&daemon, "lab").unwrap();
+    assert_eq!(weft_e2e::weft_devices(&daemon.overlay()), Vec::<String>::new());
+    let other = lab.daemon("h2").unwrap();
+    eventually("the other host to forget the endpoint", Duration::from_secs(2), || {
+        let picture = kernel_picture(other, false).to_string();
+        seen(!picture.contains("02:42:0a:00:00:02") && !picture.contains("10.77.0.1\""), picture)
+    });
+}
+
+#[test]
+fn a_namespace_that_is_deleted_without_detach_is_cleaned_up_after() {
+    let Some(options) = options_with_etcd("orphan") else { return };
+    let Some(lab) = lab(options) else { return };
+    let daemon = lab.daemon("h1").unwrap();
+    let mut container = Container::named(lab.host("h1").unwrap(), 9);
+    let before = holdings(&lab);
+    container.attach(daemon, "lab", &[]).unwrap();
+    container.namespace.remove().unwrap();
+    eventually("the endpoint's end", Duration::from_secs(20), || {
+        let now = holdings(&lab);
+        seen(now.records == before.records && now.kernel == before.kernel, (&now, &before))
+    });
+}
+
+#[test]
+fn down_takes_a_host_out_of_the_cluster_and_leaves_nothing_in_its_kernel() {
+    let Some(options) = options_with_etcd("down") else { return };
+    let Some(lab) = lab(options) else { return };
+    let (h1, h2) = (lab.daemon("h1").unwrap(), lab.daemon("h2").unwrap());
+    h2.weft(&["down"]).ok();
+    eventually("the daemon's end", Duration::from_secs(10), || seen(!h2.is_alive(), h2.log_tail()));
+    assert!(!h2.overlay().exists());
+    assert_eq!(devices(&lab.hosts[1].namespace), ["eth0", "lo"]);
+    assert_eq!(devices(&lab.container("h2/c1").unwrap().namespace), ["lo"]);
+    let nodes = h1.json(&["node", "ls"]).unwrap();
+    assert_eq!(nodes.as_array().unwrap().len(), 1, "{nodes}");
+    let endpoints = h1.json(&["endpoint", "ls"]).unwrap();
+    assert_eq!(endpoints.as_array().unwrap().len(), 1, "{endpoints}");
+    let records = lab.etcd.as_ref().unwrap().keys("").unwrap();
+    assert!(!records.iter().any(|key| key.ends_with("/10.0.0.3")), "{records:?}");
+}
