@@ -65,11 +65,14 @@ pub(super) enum Action {
 }
 
 /// Compares the cluster's networks and this node's bindings with what the engine lists. `driver` is weft's name
-/// as a driver of the engine. The actions are in the order in which they have to be done.
+/// as a driver of the engine. `vanished` are the engine's ids of networks that it does not list because they are
+/// gone: others that are missing may be in the middle of their making or removal, when dockerd lists them not
+/// yet or no more, and are left alone. The actions are in the order in which they have to be done.
 pub(super) fn compare(
     networks: &BTreeMap<NetworkId, Network>,
     bindings: &BTreeMap<String, Binding>,
     engine: &[EngineNetwork],
+    vanished: &BTreeSet<String>,
     driver: &str,
 ) -> Vec<Action> {
     let mut actions = Vec::new();
@@ -110,10 +113,13 @@ pub(super) fn compare(
     }
 
     for (engine_network, binding) in bindings {
-        let listed = engine.iter().any(|n| n.id == *engine_network);
-        // A network without a name may be one that dockerd is making and does not list yet.
-        let being_made = networks.get(&binding.network).is_some_and(|n| n.name.is_none());
-        if !listed && !being_made {
+        if engine.iter().any(|n| n.id == *engine_network) {
+            continue;
+        }
+        let exists = networks.contains_key(&binding.network);
+        if exists && !vanished.contains(engine_network) {
+            copied.insert(binding.network.clone());
+        } else {
             actions.push(Action::Unbind { engine_network: engine_network.clone() });
         }
     }
@@ -183,16 +189,20 @@ mod tests {
         (id.to_owned(), Binding { network: network.clone(), mirrored: true })
     }
 
+    fn gone(ids: &[&str]) -> BTreeSet<String> {
+        ids.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
     fn a_network_made_elsewhere_is_copied_once() {
         let (id, blue) = network("b", Some("blue"));
         let networks = BTreeMap::from([(id.clone(), blue)]);
         let create = vec![Action::Create { network: id.clone() }];
-        assert_eq!(compare(&networks, &BTreeMap::new(), &[], DRIVER), create);
+        assert_eq!(compare(&networks, &BTreeMap::new(), &[], &gone(&[]), DRIVER), create);
 
         let engine = [on_engine("e1", "blue", DRIVER, Some(&id))];
         let bindings = BTreeMap::from([bound("e1", &id)]);
-        assert_eq!(compare(&networks, &bindings, &engine, DRIVER), []);
+        assert_eq!(compare(&networks, &bindings, &engine, &gone(&[]), DRIVER), []);
     }
 
     #[test]
@@ -200,11 +210,15 @@ mod tests {
         let (id, nameless) = network("b", None);
         let networks = BTreeMap::from([(id.clone(), nameless)]);
         let bindings = BTreeMap::from([bound("e1", &id)]);
-        assert_eq!(compare(&networks, &bindings, &[], DRIVER), [], "dockerd does not list it yet");
+        assert_eq!(
+            compare(&networks, &bindings, &[], &gone(&[]), DRIVER),
+            [],
+            "dockerd does not list it yet"
+        );
 
         let engine = [on_engine("e1", "blue", DRIVER, None)];
         let name = Action::Name { network: id, name: "blue".to_owned(), details: NetworkDetails::default() };
-        assert_eq!(compare(&networks, &bindings, &engine, DRIVER), [name]);
+        assert_eq!(compare(&networks, &bindings, &engine, &gone(&[]), DRIVER), [name]);
     }
 
     #[test]
@@ -212,7 +226,7 @@ mod tests {
         let (id, blue) = network("b", Some("blue"));
         let networks = BTreeMap::from([(id, blue)]);
         let engine = [on_engine("e1", "blue", "bridge", None)];
-        match &compare(&networks, &BTreeMap::new(), &engine, DRIVER)[..] {
+        match &compare(&networks, &BTreeMap::new(), &engine, &gone(&[]), DRIVER)[..] {
             [Action::Report(problem)] => {
                 assert!(
                     problem.starts_with("name clash: network \"blue\"") && problem.contains("driver bridge"),
@@ -225,10 +239,10 @@ mod tests {
 
     #[test]
     fn copies_of_networks_that_are_gone_go() {
-        let (gone, _) = network("b", Some("blue"));
-        let engine = [on_engine("e1", "blue", DRIVER, Some(&gone)), on_engine("e2", "red", DRIVER, None)];
-        let bindings = BTreeMap::from([bound("e2", &gone), bound("e3", &gone)]);
-        let actions = compare(&BTreeMap::new(), &bindings, &engine, DRIVER);
+        let (lost, _) = network("b", Some("blue"));
+        let engine = [on_engine("e1", "blue", DRIVER, Some(&lost)), on_engine("e2", "red", DRIVER, None)];
+        let bindings = BTreeMap::from([bound("e2", &lost), bound("e3", &lost)]);
+        let actions = compare(&BTreeMap::new(), &bindings, &engine, &gone(&[]), DRIVER);
         let remove =
             |id: &str, name: &str| Action::Remove { engine_network: id.to_owned(), name: name.to_owned() };
         let unbind = Action::Unbind { engine_network: "e3".to_owned() };
@@ -242,16 +256,24 @@ mod tests {
         let bindings = BTreeMap::from([bound("e1", &id)]);
         let unbind = Action::Unbind { engine_network: "e1".to_owned() };
         assert_eq!(
-            compare(&networks, &bindings, &[], DRIVER),
+            compare(&networks, &bindings, &[], &gone(&["e1"]), DRIVER),
             [unbind, Action::Create { network: id }],
             "unbound first: the new copy's reserved addresses are asked for as those of a copy in the making"
         );
     }
 
     #[test]
+    fn a_copy_that_dockerd_is_removing_is_not_made_again() {
+        let (id, blue) = network("b", Some("blue"));
+        let networks = BTreeMap::from([(id.clone(), blue)]);
+        let bindings = BTreeMap::from([bound("e1", &id)]);
+        assert_eq!(compare(&networks, &bindings, &[], &gone(&[]), DRIVER), []);
+    }
+
+    #[test]
     fn a_weft_network_of_another_life_is_reported_and_left_alone() {
         let engine = [on_engine("0123456789abcdef", "old", DRIVER, None)];
-        match &compare(&BTreeMap::new(), &BTreeMap::new(), &engine, DRIVER)[..] {
+        match &compare(&BTreeMap::new(), &BTreeMap::new(), &engine, &gone(&[]), DRIVER)[..] {
             [Action::Report(problem)] => {
                 assert!(problem.contains("\"old\" (0123456789ab)") && problem.contains("docker network rm"));
             }
@@ -269,7 +291,9 @@ mod tests {
 
     impl World {
         fn compare(&self) -> Vec<Action> {
-            compare(&self.networks, &self.bindings, &self.engine, DRIVER)
+            let missing = |id: &&String| self.engine.iter().all(|n| n.id != **id);
+            let vanished = self.bindings.keys().filter(missing).cloned().collect();
+            compare(&self.networks, &self.bindings, &self.engine, &vanished, DRIVER)
         }
 
         /// Does the actions; returns how many there were that changed something.

@@ -270,7 +270,7 @@ impl Hall {
 }
 
 async fn wait(so: impl Fn() -> bool, why: impl Fn() -> String) {
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while !so() {
         assert!(tokio::time::Instant::now() < deadline, "{}", why());
         tokio::time::sleep(Duration::from_millis(5)).await;

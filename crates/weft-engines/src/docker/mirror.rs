@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::time::Instant;
 use weft_agent::{AgentError, api::EngineStatus};
-use weft_model::{ClaimKind, EndpointId, NetworkId, NetworkName, unix_now};
+use weft_model::{Binding, ClaimKind, EndpointId, NetworkId, NetworkName, unix_now};
 
 /// How often everything is compared although nothing was heard.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -44,6 +44,10 @@ pub(super) struct Mirror<C> {
     /// The path of the engine's socket.
     api: String,
     version: Option<String>,
+    /// The engine's ids of networks whose end it has told.
+    destroyed: BTreeSet<String>,
+    /// Since when bound networks are missing in the engine's list.
+    missing: BTreeMap<String, std::time::Instant>,
     /// What was wrong at the last comparison. Each is logged once.
     problems: BTreeSet<String>,
 }
@@ -53,6 +57,8 @@ pub(super) struct Mirror<C> {
 struct Look {
     /// Compare the networks.
     networks: bool,
+    /// The engine's ids of networks that it has removed.
+    destroyed: BTreeSet<String>,
     /// See which containers are on these networks of the engine.
     containers: BTreeSet<String>,
     /// See what dockerd has forgotten.
@@ -61,7 +67,16 @@ struct Look {
 
 impl<C: Cluster> Mirror<C> {
     pub fn new(cluster: C, calls: Arc<Calls>, options: DockerOptions, api: String) -> Self {
-        Self { cluster, calls, options, api, version: None, problems: BTreeSet::new() }
+        Self {
+            cluster,
+            calls,
+            options,
+            api,
+            version: None,
+            destroyed: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            problems: BTreeSet::new(),
+        }
     }
 
     /// Follows the engine, as often as it comes and goes.
@@ -97,8 +112,9 @@ impl<C: Cluster> Mirror<C> {
         }
 
         let mut suspicions = Suspicions::default();
-        let mut look = Look { networks: true, containers: BTreeSet::new(), leaks: true };
+        let mut look = Look { networks: true, leaks: true, ..Look::default() };
         loop {
+            self.destroyed.append(&mut look.destroyed);
             if look.networks {
                 self.compare(&engine, &standing).await?;
             }
@@ -110,7 +126,7 @@ impl<C: Cluster> Mirror<C> {
                 self.find_leaks(&engine, &mut suspicions).await?;
             }
             // A suspect is looked at again as soon as it may be called a leak, and so is a host too busy to tell.
-            let soon = !suspicions.is_empty() || !self.calls.idle();
+            let soon = !suspicions.is_empty() || !self.missing.is_empty() || !self.calls.idle();
             let next = Instant::now() + if soon { GRACE } else { INTERVAL };
             look = self.wait(&mut events, &mut changed, next).await?;
         }
@@ -161,12 +177,13 @@ impl<C: Cluster> Mirror<C> {
         Ok(())
     }
 
-    fn actions(&self, listed: &[EngineNetwork]) -> Vec<Action> {
-        let node = self.cluster.node();
+    fn actions(&mut self, listed: &[EngineNetwork]) -> Vec<Action> {
+        let Self { cluster, options, destroyed, missing, .. } = self;
         let nothing = BTreeMap::new();
-        self.cluster.read(|s| {
-            let bindings = s.bindings.get(node).unwrap_or(&nothing);
-            compare(&s.networks, bindings, listed, &self.options.name)
+        cluster.read(|s| {
+            let bindings = s.bindings.get(cluster.node()).unwrap_or(&nothing);
+            let vanished = vanished(bindings, listed, destroyed, missing, std::time::Instant::now());
+            compare(&s.networks, bindings, listed, &vanished, &options.name)
         })
     }
 
@@ -320,7 +337,11 @@ impl Look {
         let ours = attributes.get("type").is_some_and(|kind| kind == driver);
         match (event.action.as_deref(), actor.id) {
             // Also of others' networks: one of them may have had a name that the mirror waits for.
-            (Some("create" | "destroy" | "remove"), _) => self.networks |= ours || troubled,
+            (Some("create" | "remove"), _) => self.networks |= ours || troubled,
+            (Some("destroy"), network) => {
+                self.networks |= ours || troubled;
+                self.destroyed.extend(network.filter(|_| ours));
+            }
             (Some("connect"), Some(network)) if ours => {
                 self.containers.insert(network);
             }
@@ -328,6 +349,25 @@ impl Look {
             _ => {}
         }
     }
+}
+
+/// Which bound networks the engine does not have any more: it has told so, or does not list them for [`GRACE`].
+/// Keeps what it goes by in `destroyed` and `missing`, for as long as there are bindings it matters for.
+fn vanished(
+    bindings: &BTreeMap<String, Binding>,
+    listed: &[EngineNetwork],
+    destroyed: &mut BTreeSet<String>,
+    missing: &mut BTreeMap<String, std::time::Instant>,
+    now: std::time::Instant,
+) -> BTreeSet<String> {
+    let before = std::mem::take(missing);
+    for id in bindings.keys().filter(|id| listed.iter().all(|n| n.id != **id)) {
+        missing.insert(id.clone(), before.get(id).copied().unwrap_or(now));
+    }
+    destroyed.retain(|id| bindings.contains_key(id));
+    let long_missing = |since: std::time::Instant| now.saturating_duration_since(since) >= GRACE;
+    let gone = missing.iter().filter(|(id, since)| destroyed.contains(*id) || long_missing(**since));
+    gone.map(|(id, _)| id.clone()).collect()
 }
 
 fn events(
@@ -356,6 +396,26 @@ mod tests {
     }
 
     #[test]
+    fn a_network_has_vanished_when_the_engine_says_so_or_does_not_list_it_for_long() {
+        let binding = Binding { network: NetworkId::random(), mirrored: true };
+        let bindings = BTreeMap::from([("e1".to_owned(), binding)]);
+        let (mut destroyed, mut missing, start) =
+            (BTreeSet::new(), BTreeMap::new(), std::time::Instant::now());
+        let gone = BTreeSet::from(["e1".to_owned()]);
+        let mut look = |destroyed: &mut _, at| vanished(&bindings, &[], destroyed, &mut missing, at);
+        assert_eq!(look(&mut destroyed, start), BTreeSet::new());
+        assert_eq!(look(&mut destroyed, start + GRACE), gone);
+
+        destroyed.extend(["e1".to_owned(), "another".to_owned()]);
+        let mut missing = BTreeMap::new();
+        assert_eq!(vanished(&bindings, &[], &mut destroyed, &mut missing, start), gone);
+        assert_eq!(destroyed, gone, "what is not bound is not remembered");
+        let listed = [EngineNetwork { id: "e1".to_owned(), ..EngineNetwork::default() }];
+        assert_eq!(vanished(&bindings, &listed, &mut destroyed, &mut missing, start), BTreeSet::new());
+        assert!(missing.is_empty());
+    }
+
+    #[test]
     fn events_say_where_to_look() {
         for action in ["create", "destroy"] {
             assert!(heeded(action, "weft", false).networks, "{action}");
@@ -365,6 +425,7 @@ mod tests {
         let connect = heeded("connect", "weft", false);
         assert_eq!(connect.containers, BTreeSet::from(["e1".to_owned()]));
         assert!(!connect.networks);
+        assert_eq!(heeded("destroy", "weft", false).destroyed, BTreeSet::from(["e1".to_owned()]));
         assert!(heeded("disconnect", "weft", true).networks, "a copy in use may be free now");
         assert_eq!(heeded("connect", "bridge", true), Look::default());
     }
