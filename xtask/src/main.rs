@@ -5,13 +5,16 @@
 //! | `cargo xtask demo` | a cluster of two hosts on this machine, looked at from all sides, then removed |
 //! | `cargo xtask test` | everything that is tested, from unit tests to two real Docker engines |
 //! | `cargo xtask lint` | formatting and clippy, as the tests ask for them |
+//! | `cargo xtask measure` | the figures that notes and documents quote |
 //! | `cargo xtask tools` | installs what the others need |
 
 mod apt;
 mod demo;
 mod lint;
+mod measure;
 mod step;
 mod test;
+mod throughput;
 mod tools;
 
 use clap::{Parser, Subcommand};
@@ -32,6 +35,8 @@ enum Chore {
     Test(test::Flags),
     /// Check formatting, and clippy without a warning
     Lint,
+    /// Measure what notes and documents quote
+    Measure,
     /// Install what the demo and the tests need
     Tools,
 }
@@ -42,6 +47,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Demo => demo::run(),
         Chore::Test(flags) => test::run(&flags),
         Chore::Lint => lint::run(),
+        Chore::Measure => measure::run(),
         Chore::Tools => tools::install(tools::Want::All),
     }
 }

@@ -42,11 +42,20 @@ fn text(command: &Command) -> String {
     words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
-/// Builds the `weft` binary and returns its path.
+/// Builds `weft` and returns the program's path.
 pub fn build_weft() -> Result<PathBuf> {
-    run(&mut cargo(&["build", "--package", "weft"]))?;
+    build(&[], "debug")
+}
+
+/// The same, optimised: for figures.
+pub fn build_weft_for_release() -> Result<PathBuf> {
+    build(&["--release"], "release")
+}
+
+fn build(more: &[&str], profile: &str) -> Result<PathBuf> {
+    run(&mut cargo(&[&["build", "--package", "weft"], more].concat()))?;
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let weft = target.join("debug/weft");
+    let weft = target.join(profile).join("weft");
     weft.canonicalize().with_context(|| weft.display().to_string())
 }
 

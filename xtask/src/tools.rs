@@ -27,8 +27,17 @@ pub enum Want {
 const BUILD: [&str; 2] = ["protobuf-compiler", "libprotobuf-dev"];
 
 /// What it takes to run a lab.
-const LAB: [&str; 8] =
-    ["iproute2", "iputils-ping", "tcpdump", "iperf3", "busybox-static", "nftables", "iptables", "ethtool"];
+const LAB: [&str; 9] = [
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "tcpdump",
+    "iperf3",
+    "busybox-static",
+    "nftables",
+    "iptables",
+    "ethtool",
+];
 
 /// A folder of unpacked packages.
 struct Folder {

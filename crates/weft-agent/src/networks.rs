@@ -321,8 +321,8 @@ impl NetworkDetails {
     }
 }
 
-/// A /64 whose 40 bits of global id come from the network's id, which is random (RFC 4193, section 3.2.2).
-fn unique_local_subnet(id: &NetworkId) -> IpNet {
+/// A /64 whose 40 bits of global id come from a network's or pool's id, which is random (RFC 4193, section 3.2.2).
+pub(crate) fn unique_local_subnet(id: &NetworkId) -> IpNet {
     // An id has at least 12 hexadecimal digits, so ten of them are 40 bits.
     let global_id = u128::from_str_radix(&id.as_str()[..10], 16).unwrap_or(0);
     let prefix = Ipv6Addr::from((0xfd << 120) | (global_id << 80));

@@ -1,6 +1,6 @@
 //! Subnets that an engine's IPAM asked for before the network they are for exists.
 
-use crate::{Agent, AgentError, addresses::with_prefix};
+use crate::{Agent, AgentError, addresses::with_prefix, networks::unique_local_subnet};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use weft_model::{NetworkId, Pool, Revision, Subnet, encode, schema, unix_now};
@@ -10,18 +10,18 @@ use weft_store::{Outcome, Txn};
 const ATTEMPTS: u32 = 100;
 
 impl Agent {
-    /// Reserves a subnet for a network to come: `net`, or a free one. Returns the pool's id.
+    /// Reserves a subnet for a network to come: `net`, or a free one of the family. Returns the pool's id.
     pub async fn create_pool(
         &self,
         net: Option<IpNet>,
         range: Option<IpNet>,
         v6: bool,
     ) -> Result<(String, Pool), AgentError> {
+        // Random, like every identity of weft's.
+        let id = NetworkId::random();
         let net = match net {
             Some(net) => net,
-            None if v6 => {
-                return Err(AgentError::Invalid("an IPv6 network needs a subnet: give --subnet".to_owned()));
-            }
+            None if v6 => unique_local_subnet(&id),
             None => self.free_subnet()?,
         };
         let subnet = Subnet { gateway: None, range, ..Subnet::new(net) };
@@ -36,8 +36,7 @@ impl Agent {
         if let Some(conflict) = conflict {
             return Err(conflict);
         }
-        // Random, like every identity of weft's.
-        let id = NetworkId::random().to_string();
+        let id = id.to_string();
         let pool = Pool { subnet, node: self.0.node.clone(), network: None, since: unix_now() };
         let key = schema::pool_key(&id);
         self.commit(Txn::new().absent(&key).put(key, encode(&pool))).await?;

@@ -120,3 +120,26 @@ async fn an_endpoint_and_a_removal_at_once_never_leave_an_endpoint_without_its_n
         }
     }
 }
+
+#[tokio::test]
+async fn a_family_without_a_subnet_gets_one_chosen() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(1).await;
+    let asked = NetworkSpec { ipv6: true, subnets: vec![], ..spec("dual", "10.1.0.0/24") };
+    let network = host.agent.create_network(asked, None).await.unwrap();
+    let [v4, v6] = &network.subnets[..] else { panic!("{:?}", network.subnets) };
+    assert_eq!(v4.net.to_string(), "10.0.0.0/24");
+    assert_eq!((v6.net.prefix_len(), v6.net.to_string().starts_with("fd")), (64, true), "{}", v6.net);
+    let endpoint = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    assert!(endpoint.ipv4.is_some() && endpoint.ipv6.is_some());
+
+    let (v4_pool, pool) = host.agent.create_pool(None, None, false).await.unwrap();
+    assert_eq!(pool.subnet.net.to_string(), "10.0.1.0/24", "what networks have is not given to pools");
+    let (v6_pool, pool) = host.agent.create_pool(None, None, true).await.unwrap();
+    assert!(pool.subnet.net.to_string().starts_with("fd"));
+    for pool in [v4_pool, v6_pool] {
+        host.agent.release_pool(&pool).await.unwrap();
+        host.agent.release_pool(&pool).await.unwrap();
+    }
+    assert!(cluster.store.list("v1/pools/").await.unwrap().records.is_empty());
+}
