@@ -91,6 +91,11 @@ fn a_daemon_that_starts_while_the_store_is_away_carries_on_with_what_it_knew() {
         return;
     };
     let before = kernel_picture(lab.daemon("h1").unwrap(), true);
+    let kept = lab.daemon("h1").unwrap().state_dir().join("snapshot.json");
+    eventually("the snapshot on disk", Duration::from_secs(5), || {
+        let text = fs::read_to_string(&kept).unwrap_or_default();
+        seen(text.contains("02:42:0a:00:00:03"), text)
+    });
     lab.etcd.as_mut().unwrap().kill().unwrap();
     let text = under_ping(&mut lab, |lab| {
         let daemon = lab.daemon_mut("h1").unwrap();

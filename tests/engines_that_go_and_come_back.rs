@@ -119,7 +119,7 @@ fn a_weft_that_was_away_is_found_again_by_docker(version: EngineVersion) {
     pair.daemon_mut("h2").unwrap().start().unwrap();
     eventually("what was made meanwhile", CATCH_UP, || has_network(pair.b(), "meanwhile"));
     let page =
-        pair.b().docker(&["run", "--rm", "--net=net", "box", "wget", "-T", "5", "-qO-", &url]).unwrap();
+        pair.b().docker(&["run", "--rm", "--net=net", "box", "timeout", "5", "wget", "-qO-", &url]).unwrap();
     assert_eq!(page, NGINX_PAGE.trim_end());
     eventually("no endpoint on B", Duration::from_secs(5), || {
         seen(pair.endpoints_of("h2").is_empty(), pair.endpoints_of("h2"))

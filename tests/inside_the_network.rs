@@ -61,9 +61,19 @@ fn a_broadcast_and_a_multicast_reach_the_containers_of_all_hosts() {
         all(answers(from, &["-I", "eth0", "224.0.0.1"]))
     });
     eventually("answers to an IPv6 multicast", Duration::from_secs(10), || {
-        let found = answers(from, &["-6", "-I", "eth0", "ff02::1"]);
+        let global = from.addresses[1].to_string();
+        let found = answers(from, &["-6", "-I", &global, "ff02::1%eth0"]);
         seen(found.len() == lab.containers.len(), found)
     });
+}
+
+#[test]
+fn link_local_ipv6_addresses_reach_across_hosts() {
+    let Some(lab) = lab(dual_stack("linklocal")) else { return };
+    let (near, far) = (lab.container("h1/c1").unwrap(), lab.container("h2/c1").unwrap());
+    let text = far.run(&["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"]).unwrap();
+    let local = text.split([' ', '/']).find(|word| word.starts_with("fe80:")).unwrap();
+    eventually("an answer", Duration::from_secs(5), || ping(near, &format!("{local}%eth0")));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn the_four_commands_work_as_they_are_written(version: EngineVersion) {
     let web = address(a, "web", NET);
     let url = format!("http://{web}");
     let net = format!("--net={NET}");
-    let page = b.docker(&["run", "--rm", &net, "box", "wget", "-T", "5", "-qO-", &url]).unwrap();
+    let page = b.docker(&["run", "--rm", &net, "box", "timeout", "5", "wget", "-qO-", &url]).unwrap();
     assert_eq!(page, NGINX_PAGE.trim_end());
 
     // `docker inspect` is sane on both.
@@ -129,7 +129,9 @@ fn large_packets_and_bulk_data_arrive_intact_and_only_vxlan_is_on_the_wire(versi
         // 32 MiB of noise: a byte that is lost, doubled or moved changes the sum.
         from.exec(from_name, &["dd", "if=/dev/urandom", "of=/tmp/noise", "bs=1M", "count=32"]).unwrap();
         let sent = from.exec(from_name, &["sha256sum", "/tmp/noise"]).unwrap();
-        let receive = "rm -f /tmp/sum; nc -l -p 5000 | sha256sum > /tmp/sum.new; mv /tmp/sum.new /tmp/sum";
+        // Its input never ends: nc would tell the sender, who would stop at that.
+        let receive =
+            "mkfifo /tmp/open; nc -l -p 5000 <> /tmp/open | sha256sum > /tmp/new; mv /tmp/new /tmp/sum";
         to.docker(&["exec", "-d", to_name, "sh", "-c", receive]).unwrap();
         eventually("the receiver", Duration::from_secs(5), || {
             let sockets = to.exec(to_name, &["netstat", "-ltn"]).unwrap();
@@ -200,7 +202,7 @@ fn containers_join_and_leave_while_they_run(version: EngineVersion) {
     a.docker(&run).unwrap();
     let outside = pair.host("h2").unwrap();
     eventually("the published port", Duration::from_secs(5), || {
-        let page = outside.run(&["busybox", "wget", "-T", "2", "-qO-", "http://10.77.0.1:8080"]);
+        let page = outside.run(&["timeout", "2", "busybox", "wget", "-qO-", "http://10.77.0.1:8080"]);
         page.map_err(|e| e.to_string()).and_then(|page| seen(page == NGINX_PAGE, page))
     });
 
@@ -289,7 +291,8 @@ fn compose_brings_up_a_network_of_driver_weft(version: EngineVersion) {
     let web = address(a, "shop-web-1", "shop_mesh");
     assert!(web.starts_with("10.54.0."), "{web}");
     let url = format!("http://{web}");
-    let page = b.docker(&["run", "--rm", "--net=shop_mesh", "box", "wget", "-T", "5", "-qO-", &url]).unwrap();
+    let page =
+        b.docker(&["run", "--rm", "--net=shop_mesh", "box", "timeout", "5", "wget", "-qO-", &url]).unwrap();
     assert_eq!(page, NGINX_PAGE.trim_end());
     a.compose("shop", &file, &["down"]).unwrap();
     eventually("the network's end on B", Duration::from_secs(2), || has_no_network(b, "shop_mesh"));

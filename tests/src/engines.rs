@@ -145,5 +145,5 @@ pub fn in_container(engine: &Engine, container: &str, argv: &[&str]) -> Result<S
 
 /// Fetches a page from inside a container.
 pub fn fetch(engine: &Engine, container: &str, url: &str) -> Result<String, String> {
-    engine.exec(container, &["wget", "-T", "2", "-qO-", url]).map_err(|e| e.to_string())
+    engine.exec(container, &["timeout", "2", "wget", "-qO-", url]).map_err(|e| e.to_string())
 }

@@ -69,19 +69,35 @@ pub fn ping_df(namespace: &NetNs, to: &str, size: u32) -> Result<(), String> {
 pub fn kernel_picture(daemon: &Daemon, identities: bool) -> Value {
     let overlay = daemon.overlay();
     let link = overlay.ip_json(&["-d", "link", "show"]).unwrap();
-    let fdb = overlay.bridge_json(&["fdb", "show"]).unwrap();
+    let mut fdb = overlay.bridge_json(&["fdb", "show"]).unwrap();
+    if !identities {
+        // The bridge has an entry for the address of each of its ports; that of a veth device is random.
+        let veth = |l: &&Value| l["linkinfo"]["info_kind"] == "veth";
+        let random: Vec<&Value> =
+            link.as_array().unwrap().iter().filter(veth).map(|l| &l["address"]).collect();
+        fdb.as_array_mut().unwrap().retain(|entry| !random.contains(&&entry["mac"]));
+    }
     let neighbours = overlay.ip_json(&["neigh", "show"]).unwrap();
     let mut picture = serde_json::json!({ "link": link, "fdb": fdb, "neighbours": neighbours });
     settle(&mut picture, identities);
     picture
 }
 
-/// Sorts every list and drops what changes by itself.
+/// Sorts every list and drops what changes by itself; without `identities` also what a device that was made anew has
+/// another of: interface numbers, a port's number, a veth device's address.
 fn settle(value: &mut Value, identities: bool) {
-    const NUMBERS: [&str; 4] = ["ifindex", "link_index", "link_netnsid", "port_no"];
     match value {
         Value::Object(map) => {
-            map.retain(|key, _| !key.contains("timer") && (identities || !NUMBERS.contains(&key.as_str())));
+            map.retain(|key, _| !key.contains("timer"));
+            if !identities {
+                if map.get("linkinfo").is_some_and(|info| info["info_kind"] == "veth") {
+                    map.remove("address");
+                }
+                if let Some(Value::Object(port)) = map.get_mut("info_slave_data") {
+                    port.retain(|key, _| !["id", "no", "designated_port"].contains(&key.as_str()));
+                }
+                map.retain(|key, _| !["ifindex", "link_index", "link_netnsid"].contains(&key.as_str()));
+            }
             for value in map.values_mut() {
                 settle(value, identities);
             }

@@ -7,7 +7,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use std::{collections::BTreeMap, sync::PoisonError};
-use weft_model::{Endpoint, Network, Node, Snapshot};
+use weft_model::{Endpoint, Network, Node, NodeId, Snapshot};
 use weft_store::{JoinToken, StoreUrl};
 
 /// How many failures `weft status` names.
@@ -34,7 +34,7 @@ impl Agent {
             let this = self.0.view.this();
             Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                node: self.node_view(s, &this),
+                node: self.node_view(s, &this, s.all_endpoints().filter(|e| e.node == this.id).count()),
                 store: StoreStatus {
                     address: self.0.store.address(),
                     connected: link == Link::Up,
@@ -130,12 +130,19 @@ impl Agent {
 
     /// All nodes, by name.
     pub fn nodes(&self) -> Vec<NodeView> {
-        let mut views: Vec<_> = self.read(|s| s.nodes.values().map(|n| self.node_view(s, n)).collect());
+        let mut views: Vec<_> = self.read(|s| {
+            let mut endpoints: BTreeMap<&NodeId, usize> = BTreeMap::new();
+            for endpoint in s.all_endpoints() {
+                *endpoints.entry(&endpoint.node).or_default() += 1;
+            }
+            let count = |n: &Node| endpoints.get(&n.id).copied().unwrap_or(0);
+            s.nodes.values().map(|n| self.node_view(s, n, count(n))).collect()
+        });
         views.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
         views
     }
 
-    fn node_view(&self, snapshot: &Snapshot, node: &Node) -> NodeView {
+    fn node_view(&self, snapshot: &Snapshot, node: &Node, endpoints: usize) -> NodeView {
         NodeView {
             id: node.id.clone(),
             name: node.name.clone(),
@@ -146,7 +153,7 @@ impl Agent {
             underlay_mtu: node.underlay_mtu,
             advertise: node.advertise,
             version: node.version.clone(),
-            endpoints: snapshot.all_endpoints().filter(|e| e.node == node.id).count(),
+            endpoints,
             started: node.started,
         }
     }

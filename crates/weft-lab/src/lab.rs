@@ -2,7 +2,7 @@
 
 use crate::{
     Container, Daemon, DaemonOptions, Engine, EngineOptions, Etcd, Host, Image, LabError, NetNs, Process,
-    Target, Tools, Wire, WireOptions, room::Room,
+    Target, Tools, Wire, WireOptions, room::Room, until,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -10,6 +10,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     process::{Command, ExitStatus},
+    time::Duration,
 };
 
 /// Which store the daemons of a lab use.
@@ -224,6 +225,11 @@ impl Lab {
         }
         create.push(&network);
         self.daemon("h1")?.weft(&create)?;
+        for daemon in &self.daemons {
+            until("the network on every host", Duration::from_secs(5), || {
+                daemon.weft(&["network", "inspect", &network]).map_err(|e| e.to_string())
+            })?;
+        }
         for number in 0..self.containers.len() {
             let daemon = self.daemon(&self.containers[number].host)?.clone();
             self.containers[number].attach(&daemon, &network, &[])?;
