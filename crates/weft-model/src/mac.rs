@@ -1,7 +1,11 @@
 //! Ethernet addresses.
 
 use serde::{Deserialize, Serialize};
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv6Addr},
+    str::FromStr,
+};
 
 /// A 48-bit Ethernet address (IEEE 802), in the order of its bytes on the wire.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -36,6 +40,13 @@ impl MacAddr {
     pub const fn for_device(name: u32) -> Self {
         let b = name.to_be_bytes();
         Self([0x0a, 0x77, b[0], b[1], b[2], b[3]])
+    }
+
+    /// The link-local IPv6 address that a station with this address makes for itself (modified EUI-64: RFC 4291,
+    /// appendix A), unless it was told to make another.
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0.map(u16::from);
+        Ipv6Addr::new(0xfe80, 0, 0, 0, ((a ^ 0x02) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f)
     }
 
     /// Whether frames to this address go to one station (I/G bit clear) and the address is not zero.
@@ -93,6 +104,12 @@ mod tests {
     fn derives_docker_style_addresses() {
         assert_eq!(MacAddr::for_address("10.0.0.3".parse().unwrap()).to_string(), "02:42:0a:00:00:03");
         assert!(MacAddr::for_address("fd00::1:2".parse().unwrap()).is_unicast());
+    }
+
+    #[test]
+    fn the_link_local_address_is_the_kernels() {
+        let mac: MacAddr = "02:42:0a:09:00:03".parse().unwrap();
+        assert_eq!(mac.link_local().to_string(), "fe80::42:aff:fe09:3");
     }
 
     #[test]

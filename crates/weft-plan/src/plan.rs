@@ -139,7 +139,10 @@ impl Underlay {
             claims.push((Key::Fdb(vni, mac), Some(Object::Fdb(fdb))));
         }
         let neighbour = neighbour.map(Object::Neighbour);
-        claims.extend(endpoint.addresses().map(|ip| (Key::Neighbour(vni, ip), neighbour.clone())));
+        // Where IPv6 is spoken, a station has a link-local address too, which no record tells.
+        let link_local = mac.filter(|_| endpoint.ipv6.is_some()).map(|mac| IpAddr::V6(mac.link_local()));
+        let addresses = endpoint.addresses().chain(link_local);
+        claims.extend(addresses.map(|ip| (Key::Neighbour(vni, ip), neighbour.clone())));
         claims
     }
 }

@@ -14,10 +14,6 @@ use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{Network, NetworkId, Pool, Subnet};
 
-/// The names of weft's address spaces (local, global). They tell weft's IPAM from Docker's own, whose space is
-/// `LocalDefault`, in a `CreateNetwork` call.
-pub(super) const ADDRESS_SPACES: [&str; 2] = ["weft-local", "weft-global"];
-
 /// The option that tells what an address is for, and its value for a gateway's.
 const ADDRESS_TYPE: &str = "RequestAddressType";
 const GATEWAY: &str = "com.docker.network.gateway";

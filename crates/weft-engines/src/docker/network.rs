@@ -1,8 +1,7 @@
 //! What `docker network create` asks for, read out of dockerd's `CreateNetwork` call.
 
 use super::{
-    ipam::ADDRESS_SPACES,
-    plugin::{COPY_OF, CallError, MTU, OPTION_PREFIX, VNI},
+    plugin::{ADDRESS_SPACES, COPY_OF, CallError, MTU, OPTION_PREFIX, VNI},
     wire::{CreateNetwork, IpamData},
 };
 use ipnet::IpNet;

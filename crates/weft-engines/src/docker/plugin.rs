@@ -21,6 +21,10 @@ pub(super) const MTU: &str = "com.docker.network.driver.mtu";
 /// What every option of weft's begins with.
 pub(super) const OPTION_PREFIX: &str = "weft.";
 
+/// The names of weft's address spaces (local, global). They tell weft's IPAM from Docker's own, whose space is
+/// `LocalDefault`, in a `CreateNetwork` call.
+pub(super) const ADDRESS_SPACES: [&str; 2] = ["weft-local", "weft-global"];
+
 /// How long `weft status` tells that a removal was refused. Docker shows the refusal to nobody: its command
 /// line says that the network was removed.
 const REFUSAL_SHOWN: Duration = Duration::from_mins(10);

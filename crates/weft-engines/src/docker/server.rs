@@ -7,8 +7,7 @@
 use super::{
     EngineError,
     cluster::Cluster,
-    ipam::ADDRESS_SPACES,
-    plugin::{CallError, Plugin},
+    plugin::{ADDRESS_SPACES, CallError, Plugin},
     socket::PluginSocket,
     wire::{
         AddressSpaces, AllocateNetwork, Done, DriverCapabilities, GwAllocCheck, IpamCapabilities, Manifest,

@@ -220,3 +220,14 @@ fn a_holder_is_told_by_what_people_call_it() {
         assert_eq!(describe_holder(&snapshot, &id(1), ip(address)), expected);
     }
 }
+
+#[test]
+fn an_endpoint_with_ipv6_answers_for_its_link_local_address_too() {
+    let there = Endpoint { ipv6: Some("fd00:9::3/64".parse().unwrap()), ..endpoint(3, 1, 1) };
+    let snapshot = snapshot(&two_nodes(), &[network(1, 4096)], &[endpoint(2, 1, 0), there.clone()]);
+    let state = plan(&snapshot, &this());
+    for address in [ip("10.9.0.3"), ip("fd00:9::3"), there.mac.link_local().into()] {
+        let entry = state.get(&Key::Neighbour(vni(4096), address));
+        assert_eq!(entry, Some(&Object::Neighbour(Neighbour { mac: there.mac })), "{address}");
+    }
+}
