@@ -45,8 +45,14 @@ impl MacAddr {
     /// The link-local IPv6 address that a station with this address makes for itself (modified EUI-64: RFC 4291,
     /// appendix A), unless it was told to make another.
     pub fn link_local(self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.0.map(u16::from);
-        Ipv6Addr::new(0xfe80, 0, 0, 0, ((a ^ 0x02) << 8) | b, (c << 8) | 0xff, 0xfe00 | d, (e << 8) | f)
+        let mac = self.0;
+        let mut ip = [0; 16];
+        ip[..2].copy_from_slice(&[0xfe, 0x80]);
+        ip[8..11].copy_from_slice(&mac[..3]);
+        ip[8] ^= 0x02;
+        ip[11..13].copy_from_slice(&[0xff, 0xfe]);
+        ip[13..].copy_from_slice(&mac[3..]);
+        ip.into()
     }
 
     /// Whether frames to this address go to one station (I/G bit clear) and the address is not zero.
