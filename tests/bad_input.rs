@@ -4,10 +4,11 @@
 //! `requirements.rs`, where the kernel's answer is given.
 #![allow(clippy::unwrap_used)]
 
+use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
-use std::{fs, process::Command, time::Duration};
+use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
 use weft_e2e::{eventually, kernel_picture, lab, options_with_etcd, refusal, seen, weft};
-use weft_lab::{Container, Daemon, DaemonOptions, Fixture, LabOptions, Process, output};
+use weft_lab::{Container, Daemon, DaemonOptions, Fixture, Host, LabOptions, output};
 
 /// Everything that a refused request must leave as it was.
 fn state(lab: &Fixture) -> (Vec<String>, Vec<Value>, Vec<Vec<String>>) {
@@ -55,7 +56,7 @@ fn a_refused_request_says_why_and_changes_nothing() {
         refused(
             &["network", "create", "--subnet", "10.77.0.0/25", "n"],
             4,
-            &["10.77.0.0/25", "10.77.0.0/24", "dev eth0", "h1"],
+            &["10.77.0.0/25", "10.77.0.0/24", "dev eth0 of node h"],
         ),
         refused(&["network", "create", "--subnet", "10.8.0.0/16", "lab"], 4, &["lab"]),
         refused(
@@ -71,7 +72,7 @@ fn a_refused_request_says_why_and_changes_nothing() {
         refused(&["attach", "nothing", "--netns", "NETNS"], 3, &["nothing"]),
         refused(&["attach", "lab", "--netns", "/run/netns/not-there"], 3, &["not-there"]),
         refused(&["attach", "lab", "--netns", "ATTACHED"], 4, &["already", "eth0"]),
-        refused(&["attach", "lab", "--netns", "NETNS", "--ip", "10.0.0.3"], 4, &["10.0.0.3", "h2-c1"]),
+        refused(&["attach", "lab", "--netns", "NETNS", "--ip", "10.0.0.3"], 4, &["10.0.0.3", "h2/c1"]),
         refused(&["attach", "lab", "--netns", "NETNS", "--ip", "10.0.0.1"], 5, &["10.0.0.1", "gateway"]),
         refused(&["attach", "lab", "--netns", "NETNS", "--ip", "10.1.0.7"], 5, &["10.1.0.7", "10.0.0.0/24"]),
         refused(&["attach", "tiny", "--netns", "NETNS"], 4, &["10.3.0.0/30"]),
@@ -156,17 +157,24 @@ fn a_daemon_that_cannot_start_says_why_and_leaves_nothing() {
     let said = fails_to_start(&lab, &advertise, 5);
     assert!(said.contains("eth7"), "{said}");
 
-    let mut nc = lab.host("h2").unwrap().command("busybox");
-    let log = lab.dir().join("nc.log");
-    let nc = Process::spawn("nc", nc.args(["nc", "-u", "-l", "-p", "4789", "-s", "0.0.0.0"]), &log).unwrap();
-    let host = lab.host("h2").unwrap();
-    eventually("the other user of the port", Duration::from_secs(5), || {
-        let sockets = host.run(&["cat", "/proc/self/net/udp"]).unwrap();
-        seen(sockets.contains(":12B5 "), sockets)
-    });
+    let taken = bind_udp(lab.host("h2").unwrap(), 4789);
     let said = fails_to_start(&lab, &newcomer(&lab, |_| {}), 8);
-    nc.kill().unwrap();
-    assert!(said.contains("4789") && said.contains("busybox"), "{said}");
+    assert!(said.contains("4789") && said.contains(&format!("process {}", std::process::id())), "{said}");
+    drop(taken);
+    let mut daemon = newcomer(&lab, |_| {});
+    daemon.start().unwrap();
+    daemon.stop().unwrap();
+}
+
+/// A UDP socket of this process in a host's namespace.
+fn bind_udp(host: &Host, port: u16) -> UdpSocket {
+    let namespace = fs::File::open(host.namespace.path()).unwrap();
+    // Only that thread enters the namespace; its socket stays there.
+    let bind = move || {
+        setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        UdpSocket::bind(("0.0.0.0", port)).unwrap()
+    };
+    thread::spawn(bind).join().unwrap()
 }
 
 #[test]

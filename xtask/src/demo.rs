@@ -25,9 +25,13 @@ pub fn run() -> Result<()> {
     drop(lab);
     shown?;
     title("Cleaned up");
-    let left = fs::read_dir("/run/netns").into_iter().flatten().flatten();
-    let left = left.filter(|e| e.file_name().to_string_lossy().contains(&name)).count();
-    println!("{left} namespaces, devices, processes or files of it are left.");
+    // Devices and addresses go with their namespaces.
+    let of_lab = |dir: &str| {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter(|e| e.file_name().to_string_lossy().contains(&name)).count()
+    };
+    let (namespaces, folders) = (of_lab("/run/netns"), of_lab(LabOptions::DEFAULT_DIR));
+    println!("{namespaces} namespaces and {folders} folders of it are left.");
     Ok(())
 }
 

@@ -32,7 +32,9 @@ impl Container {
             NetNs::create(self.namespace.name())?;
         }
         let path = self.namespace.path().display().to_string();
-        daemon.weft(&[&["attach", network, "--netns", &path], more].concat())?;
+        // Called what people call it in the lab, and not by the namespace, which also has the lab's name in it.
+        let name = format!("{}/{}", self.host, self.name);
+        daemon.weft(&[&["attach", network, "--netns", &path, "--name", &name], more].concat())?;
         self.addresses = addresses(&self.namespace, "eth0")?;
         Ok(())
     }
