@@ -55,10 +55,16 @@ pub(crate) fn describe(options: &AgentOptions, id: &NodeId, epoch: u64) -> Resul
 }
 
 fn underlay(advertise: Option<&Advertise>) -> Result<Underlay, AgentError> {
-    Ok(match advertise {
-        Some(Advertise::Interface { name, .. }) => Underlay::of_interface(name)?,
-        Some(Advertise::Address(address)) => Underlay::of_address(address.ip())?,
-        None => Underlay::of_address(outward_address()?)?,
+    let Some(asked) = advertise else { return Ok(Underlay::of_address(outward_address()?)?) };
+    let found = match asked {
+        Advertise::Interface { name, .. } => Underlay::of_interface(name),
+        Advertise::Address(address) => Underlay::of_address(address.ip()),
+    };
+    found.map_err(|error| match error {
+        KernelError::Netlink { .. } => {
+            AgentError::Invalid(format!("--cluster-advertise {asked} does not fit this host: {error}"))
+        }
+        other => other.into(),
     })
 }
 
