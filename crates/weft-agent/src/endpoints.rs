@@ -158,6 +158,8 @@ impl Agent {
         if free {
             return Ok(Some(record.modified));
         }
+        // The store knows the claim; this node's view may not yet, and could not tell whose it is.
+        self.caught_up(&[Some(record)]).await?;
         let holder = self.read(|s| describe_holder(s, &network.id, ip));
         let network = network.display_name().to_owned();
         Err(AgentError::Ipam(IpamError::Taken { ip, network, holder }))
