@@ -9,7 +9,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use weft_model::{Mtu, Network, NetworkId, NodeId, Revision, Snapshot};
+use weft_model::{Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Snapshot, schema};
 use weft_store::{Outcome, Record, Store, StoreError, Txn};
 
 /// How long a verb waits for this host's kernel to reflect what it wrote. Making a veth pair takes
@@ -59,10 +59,23 @@ impl Agent {
         })
     }
 
-    /// The network that people mean by a name, an id or the beginning of one.
-    pub fn find_network(&self, reference: &str) -> Result<Network, AgentError> {
-        self.read(|s| s.find_network(reference).cloned())
-            .ok_or_else(|| AgentError::NoSuchNetwork(reference.to_owned()))
+    /// The network that people mean by a name, an id or the beginning of one. One that was made on another host a
+    /// moment ago, and that this host has not heard of yet, is found by its name.
+    pub async fn find_network(&self, reference: &str) -> Result<Network, AgentError> {
+        let known = || self.read(|s| s.find_network(reference).cloned());
+        let missing = || AgentError::NoSuchNetwork(reference.to_owned());
+        if let Some(network) = known() {
+            return Ok(network);
+        }
+        let name: NetworkName = reference.parse().map_err(|_| missing())?;
+        match self.0.store.get(&schema::name_key(&name)).await {
+            Ok(Some(record)) => {
+                self.seen(record.modified).await?;
+                known().ok_or_else(missing)
+            }
+            Ok(None) => Err(missing()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What `weft status` shows of an engine.

@@ -11,7 +11,7 @@ use weft_model::{Container, Endpoint, EndpointId, NetworkId, Sandbox};
 impl Agent {
     /// Attaches a namespace to a network: an interface in it, with an address. Nothing is left of a failure.
     pub async fn attach(&self, request: AttachRequest) -> Result<Endpoint, AgentError> {
-        let network = self.find_network(&request.network)?;
+        let network = self.find_network(&request.network).await?;
         let path = Path::new(&request.netns);
         if !path.is_absolute() || !path.exists() {
             return Err(AgentError::Invalid(format!(
@@ -48,7 +48,7 @@ impl Agent {
 
     /// Detaches a namespace from a network.
     pub async fn detach(&self, request: DetachRequest) -> Result<(), AgentError> {
-        let network = self.find_network(&request.network)?;
+        let network = self.find_network(&request.network).await?;
         let endpoint = self.attached(&network.id, &request.netns).ok_or(AgentError::NotAttached {
             netns: request.netns,
             network: network.display_name().to_owned(),

@@ -88,7 +88,7 @@ async fn show_network(
     State(agent): State<Agent>,
     UrlPath(reference): UrlPath<String>,
 ) -> Result<Json<NetworkView>, AgentError> {
-    let network = agent.find_network(&reference)?;
+    let network = agent.find_network(&reference).await?;
     Ok(Json(agent.read(|s| agent.network_view(s, &network))))
 }
 
@@ -96,7 +96,7 @@ async fn remove_network(
     State(agent): State<Agent>,
     UrlPath(reference): UrlPath<String>,
 ) -> Result<StatusCode, AgentError> {
-    let network = agent.find_network(&reference)?;
+    let network = agent.find_network(&reference).await?;
     agent.remove_network(&network.id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

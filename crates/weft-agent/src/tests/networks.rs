@@ -24,7 +24,7 @@ async fn a_name_belongs_to_one_network() {
     assert!(matches!(error, AgentError::NameTaken { .. }), "{error}");
     h2.agent.name_network(&other.id, "green".parse().unwrap(), NetworkDetails::default()).await.unwrap();
     h2.agent.name_network(&other.id, "green".parse().unwrap(), NetworkDetails::default()).await.unwrap();
-    assert_eq!(h2.agent.find_network("green").unwrap().id, other.id);
+    assert_eq!(h2.agent.find_network("green").await.unwrap().id, other.id);
 }
 
 #[tokio::test]
@@ -142,4 +142,17 @@ async fn a_family_without_a_subnet_gets_one_chosen() {
         host.agent.release_pool(&pool).await.unwrap();
     }
     assert!(cluster.store.list("v1/pools/").await.unwrap().records.is_empty());
+}
+
+#[tokio::test]
+async fn a_network_made_on_another_host_a_moment_ago_is_found_by_its_name() {
+    let cluster = Cluster::new().await;
+    let (h1, h2) = (cluster.host(1).await, cluster.host(2).await);
+    for n in 0..4 {
+        let name = format!("net{n}");
+        let network = h1.network(&name, "10.1.0.0/24").await;
+        assert_eq!(h2.agent.find_network(&name).await.unwrap().id, network.id);
+    }
+    let error = h2.agent.find_network("nothing").await.unwrap_err();
+    assert!(matches!(error, AgentError::NoSuchNetwork(_)), "{error}");
 }
