@@ -1,0 +1,132 @@
+// A frame leaves a container: it is at the ingress of the near end of its veth pair, in the overlay namespace.
+//
+// To a station on this host it goes straight into that container. To one on another host it gets its outer headers
+// here and goes over the trunk into the host's namespace, where to_wire sends it. Everything else (broadcast,
+// multicast, unknown stations, tagged frames, other protocols) is left to the bridge.
+#include "maps.h"
+#include "vxlan.h"
+
+#define ENCAP (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
+	       BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(sizeof(struct ethhdr)))
+
+INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos)
+{
+	struct outer4 *outer;
+	__u16 source = source_port(skb);
+	__u32 inner_len = skb->len;
+
+	if (bpf_skb_adjust_room(skb, OVERHEAD4, BPF_ADJ_ROOM_MAC, ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
+		return TCX_NEXT;
+	outer = (void *)(long)skb->data;
+	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
+		return drop(DROP_ENCAP);
+
+	outer->inner = outer->eth;
+	outer->eth.proto = htons(ETH_P_IP);
+	outer->ip = (struct iphdr){
+		.version_ihl = 0x45,
+		.tos = tos,
+		.tot_len = htons(inner_len + OVERHEAD4 - sizeof(struct ethhdr)),
+		.id = (__u16)bpf_get_prandom_u32(),
+		.ttl = 64,
+		.protocol = IPPROTO_UDP,
+		.src = host->vtep.word[0],
+		.dst = to->vtep.word[0],
+	};
+	outer->ip.check = ipv4_checksum(&outer->ip);
+	outer->udp = (struct udphdr){
+		.src = source,
+		.dst = host->udp_port,
+		.len = htons(inner_len + OVERHEAD4 - sizeof(struct ethhdr) - sizeof(struct iphdr)),
+	};
+	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(vni << 8) };
+	return bpf_redirect_peer(host->trunk_overlay, 0);
+}
+
+INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos)
+{
+	struct outer6 *outer;
+	__u16 source = source_port(skb);
+	__u32 inner_len = skb->len;
+	__u16 udp_len = htons(inner_len + OVERHEAD6 - sizeof(struct ethhdr) - sizeof(struct ipv6hdr));
+
+	if (bpf_skb_adjust_room(skb, OVERHEAD6, BPF_ADJ_ROOM_MAC, ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6))
+		return TCX_NEXT;
+	outer = (void *)(long)skb->data;
+	if ((void *)(outer + 1) > (void *)(long)skb->data_end)
+		return drop(DROP_ENCAP);
+
+	outer->inner = outer->eth;
+	outer->eth.proto = htons(ETH_P_IPV6);
+	outer->ip.version_class_flow = htonl(0x60000000 | (__u32)tos << 20);
+	outer->ip.payload_len = udp_len;
+	outer->ip.next_header = IPPROTO_UDP;
+	outer->ip.hop_limit = 64;
+	__builtin_memcpy(outer->ip.src, &host->vtep, sizeof(host->vtep));
+	__builtin_memcpy(outer->ip.dst, &to->vtep, sizeof(to->vtep));
+	// A zero checksum over IPv6: RFC 6935 and 6936 allow it for tunnels.
+	outer->udp = (struct udphdr){ .src = source, .dst = host->udp_port, .len = udp_len };
+	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(vni << 8) };
+	return bpf_redirect_peer(host->trunk_overlay, 0);
+}
+
+// The inner DSCP and ECN field, for the outer header: RFC 6040's normal mode copies the ECN field; the DSCP goes
+// along, so that the underlay treats the frame as its sender asked (RFC 2983's uniform model).
+INLINE __u8 tos_of(void *ip, __u16 proto)
+{
+	if (proto == htons(ETH_P_IP))
+		return ((struct iphdr *)ip)->tos;
+	return ntohl(((struct ipv6hdr *)ip)->version_class_flow) >> 20;
+}
+
+SEC("classifier")
+int from_container(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct ethhdr *eth = data;
+	__u32 ifindex = skb->ifindex;
+	struct port *port;
+	struct station *to;
+	struct host *host;
+	__u32 largest;
+	__u8 tos;
+
+	if (data + sizeof(*eth) + sizeof(struct iphdr) > end || skb->vlan_present)
+		return TCX_NEXT;
+	if ((eth->dst[0] & 1) || (eth->proto != htons(ETH_P_IP) && eth->proto != htons(ETH_P_IPV6)))
+		return TCX_NEXT;
+	port = bpf_map_lookup_elem(&ports, &ifindex);
+	if (!port)
+		return TCX_NEXT;
+
+	struct station_key key = { .vni = port->vni };
+	__builtin_memcpy(key.mac, eth->dst, sizeof(key.mac));
+	to = bpf_map_lookup_elem(&stations, &key);
+	if (!to)
+		return TCX_NEXT;
+	if (to->ifindex) {
+		if (to->ifindex == ifindex)
+			return TCX_NEXT;
+		sent(port->counter, skb->len);
+		received(to->counter, skb->len);
+		// The near end is not whom the frame is for, so the kernel has marked it as somebody else's.
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return bpf_redirect_peer(to->ifindex, 0);
+	}
+
+	host = this_host();
+	if (!host)
+		return TCX_NEXT;
+	// What does not fit the tunnel is for the kernel's path, which can fragment it.
+	largest = skb->gso_size ? skb->gso_size + 128 : skb->len - sizeof(*eth);
+	if (!skb->gso_size && largest > host->mtu)
+		return TCX_NEXT;
+	tos = tos_of(data + sizeof(*eth), eth->proto);
+	sent(port->counter, skb->len);
+	sent(to->counter, skb->len);
+	if (host->ipv6)
+		return encapsulate6(skb, host, to, port->vni, tos);
+	return encapsulate4(skb, host, to, port->vni, tos);
+}
+
+LICENSE;

@@ -1,0 +1,151 @@
+// What the daemon tells the programs, and what they tell it. Filled from the same plan as the kernel's own tables.
+// Every address is 16 bytes in network order: an IPv4 address stands in the first four, the others are zero.
+#pragma once
+#include "kernel.h"
+
+struct address {
+	__u32 word[4];
+};
+
+// A station: a MAC address on a network.
+struct station_key {
+	__u32 vni;
+	__u8 mac[6];
+	__u16 zero;
+};
+
+// Where it is: behind a port of this host (ifindex of the near end), or on the host with this VTEP.
+struct station {
+	__u32 ifindex;
+	__u32 counter; // its slot in `counters`: the port's, or the peer's
+	struct address vtep;
+};
+
+// A port: the near end of a container's veth pair, by its ifindex.
+struct port {
+	__u32 vni;
+	__u32 counter;
+};
+
+// An address on a network: what ARP and ND ask for.
+struct neighbour_key {
+	__u32 vni;
+	struct address address;
+};
+
+struct neighbour {
+	__u8 mac[6];
+	__u16 zero;
+};
+
+// A host that frames may come from, by its VTEP.
+struct peer {
+	__u32 counter;
+};
+
+// This host.
+struct host {
+	struct address vtep;
+	__u32 trunk_overlay; // ifindex of the trunk's end in the overlay namespace
+	__u32 trunk_host;    // and of the one in the host's
+	__u16 udp_port;	     // network order
+	__u16 ipv6;	     // the VTEP is an IPv6 address
+	__u32 mtu;	     // the largest inner IP packet that fits the tunnel
+};
+
+struct counter {
+	__u64 tx_packets, tx_bytes, rx_packets, rx_bytes;
+};
+
+// Why a frame was dropped by a program. Each is an index into `drops`.
+enum drop {
+	DROP_NO_ROUTE, // no route to the peer
+	DROP_ENCAP,    // the kernel would not make room for the outer headers
+	DROP_DECAP,    // nor take them away
+	DROPS,
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 131072);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct station_key);
+	__type(value, struct station);
+} stations SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct neighbour_key);
+	__type(value, struct neighbour);
+} neighbours SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u32);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct peer);
+} peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct host);
+} hosts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct counter);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, DROPS);
+	__type(key, __u32);
+	__type(value, __u64);
+} drops SEC(".maps");
+
+INLINE struct host *this_host(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&hosts, &zero);
+}
+
+INLINE void sent(__u32 slot, __u32 bytes)
+{
+	struct counter *counter = bpf_map_lookup_elem(&counters, &slot);
+	if (counter) {
+		counter->tx_packets += 1;
+		counter->tx_bytes += bytes;
+	}
+}
+
+INLINE void received(__u32 slot, __u32 bytes)
+{
+	struct counter *counter = bpf_map_lookup_elem(&counters, &slot);
+	if (counter) {
+		counter->rx_packets += 1;
+		counter->rx_bytes += bytes;
+	}
+}
+
+INLINE int drop(__u32 reason)
+{
+	__u64 *count = bpf_map_lookup_elem(&drops, &reason);
+	if (count)
+		*count += 1;
+	return TCX_DROP;
+}
