@@ -9,10 +9,10 @@
 #define ENCAP (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
 	       BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(sizeof(struct ethhdr)))
 
-INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos)
+INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos,
+			__u16 source)
 {
 	struct outer4 *outer;
-	__u16 source = source_port(skb);
 	__u32 inner_len = skb->len;
 
 	if (bpf_skb_adjust_room(skb, OVERHEAD4, BPF_ADJ_ROOM_MAC, ENCAP | BPF_F_ADJ_ROOM_ENCAP_L3_IPV4))
@@ -43,10 +43,10 @@ INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station
 	return bpf_redirect_peer(host->trunk_overlay, 0);
 }
 
-INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos)
+INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos,
+			__u16 source)
 {
 	struct outer6 *outer;
-	__u16 source = source_port(skb);
 	__u32 inner_len = skb->len;
 	__u16 udp_len = htons(inner_len + OVERHEAD6 - sizeof(struct ethhdr) - sizeof(struct ipv6hdr));
 
@@ -89,6 +89,7 @@ int from_container(struct __sk_buff *skb)
 	struct station *to;
 	struct host *host;
 	__u32 largest;
+	__u16 source;
 	__u8 tos;
 
 	if (data + sizeof(*eth) + sizeof(struct iphdr) > end || skb->vlan_present)
@@ -122,11 +123,12 @@ int from_container(struct __sk_buff *skb)
 	if (!skb->gso_size && largest > host->mtu)
 		return TCX_NEXT;
 	tos = tos_of(data + sizeof(*eth), eth->proto);
+	source = source_port(data + sizeof(*eth), eth->proto, end);
 	sent(port->counter, skb->len);
 	sent(to->counter, skb->len);
 	if (host->ipv6)
-		return encapsulate6(skb, host, to, port->vni, tos);
-	return encapsulate4(skb, host, to, port->vni, tos);
+		return encapsulate6(skb, host, to, port->vni, tos, source);
+	return encapsulate4(skb, host, to, port->vni, tos, source);
 }
 
 LICENSE;

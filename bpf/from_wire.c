@@ -34,8 +34,10 @@ INLINE int deliver(struct __sk_buff *skb, struct host *host, struct peer *peer, 
 	received(peer->counter, skb->len - overhead);
 	if (bpf_skb_adjust_room(skb, -overhead, BPF_ADJ_ROOM_MAC, DECAP | l3))
 		return drop(DROP_DECAP);
-	if (bpf_skb_store_bytes(skb, 0, &frame, sizeof(frame), 0))
+	inner = (void *)(long)skb->data;
+	if ((void *)(inner + 1) > (void *)(long)skb->data_end)
 		return drop(DROP_DECAP);
+	*inner = frame;
 	skb->mark = port;
 	return bpf_redirect_peer(host->trunk_host, 0);
 }
@@ -68,7 +70,8 @@ int from_wire(struct __sk_buff *skb)
 	if ((void *)(outer + 1) > end || outer->eth.proto != htons(ETH_P_IPV6) ||
 	    outer->ip.next_header != IPPROTO_UDP ||
 	    ((ntohl(outer->ip.version_class_flow) >> 20) & ECN_MASK) == ECN_CE ||
-	    __builtin_memcmp(outer->ip.dst, &host->vtep, sizeof(host->vtep)) ||
+	    outer->ip.dst[0] != host->vtep.word[0] || outer->ip.dst[1] != host->vtep.word[1] ||
+	    outer->ip.dst[2] != host->vtep.word[2] || outer->ip.dst[3] != host->vtep.word[3] ||
 	    !is_plain(&outer->udp, &outer->vxlan, &outer->inner, host))
 		return TCX_NEXT;
 	__builtin_memcpy(&from, outer->ip.src, sizeof(from));

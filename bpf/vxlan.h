@@ -45,11 +45,28 @@ INLINE __u16 ipv4_checksum(const struct iphdr *ip)
 	return (__u16)~sum;
 }
 
-// The source port from the flow's hash, in the range that the kernel's own VXLAN device uses by default: paths and
-// receive queues are chosen by it (RFC 7348, section 5).
-INLINE __u16 source_port(struct __sk_buff *skb)
+// The source port, from the flow: paths and receive queues of the underlay are chosen by it (RFC 7348, section 5). In the
+// range that the kernel's own VXLAN device uses by default. The kernel's hash of a UDP packet would cost a dissection
+// of it every time; addresses and ports are right here.
+INLINE __u16 source_port(void *ip, __u16 proto, void *end)
 {
-	__u64 hash = bpf_get_hash_recalc(skb);
-	hash ^= hash << 16;
-	return htons((__u16)(((hash & 0xffffffff) * (61000 - 32768)) >> 32) + 32768);
+	__u32 hash;
+	void *ports;
+
+	if (proto == htons(ETH_P_IP)) {
+		struct iphdr *v4 = ip;
+		hash = v4->src ^ v4->dst ^ v4->protocol;
+		// Fragments other than the first have no ports, and the first should go the way of the others.
+		ports = v4->version_ihl == 0x45 && !(v4->frag_off & htons(0x3fff)) ? v4 + 1 : 0;
+	} else {
+		struct ipv6hdr *v6 = ip;
+		if ((void *)(v6 + 1) > end)
+			return htons(32768);
+		hash = v6->src[2] ^ v6->src[3] ^ v6->dst[2] ^ v6->dst[3] ^ v6->next_header;
+		ports = v6 + 1;
+	}
+	if (ports && ports + sizeof(__u32) <= end)
+		hash ^= *(__u32 *)ports;
+	hash *= 0x9e3779b1; // 2^32 divided by the golden ratio: the upper bits depend on all
+	return htons((__u16)(((__u64)hash * (61000 - 32768)) >> 32) + 32768);
 }
