@@ -79,14 +79,48 @@ INLINE __u8 tos_of(void *ip, __u16 proto)
 	return ntohl(((struct ipv6hdr *)ip)->version_class_flow) >> 20;
 }
 
+// Where frames from a port to a MAC address go: remembered, or looked up. 0: nowhere that we know.
+INLINE struct flow *flow_of(__u32 ifindex, __u8 *mac, __u32 version)
+{
+	__u32 low = *(__u32 *)(mac + 2);
+	__u16 high = *(__u16 *)mac;
+	__u32 slot = ((low ^ ifindex << 4) * 0x9e3779b1) >> 22; // ten bits: FLOWS
+	struct flow *flow = bpf_map_lookup_elem(&flows, &slot);
+	struct station_key key = {};
+	struct station *to;
+	struct port *port;
+
+	if (!flow)
+		return 0;
+	if (likely(flow->version == version && flow->ifindex == ifindex && *(__u32 *)(flow->mac + 2) == low &&
+		   *(__u16 *)flow->mac == high))
+		return flow;
+	port = bpf_map_lookup_elem(&ports, &ifindex);
+	if (!port)
+		return 0;
+	key.vni = port->vni;
+	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
+	to = bpf_map_lookup_elem(&stations, &key);
+	if (!to)
+		return 0;
+	// The version was read before the maps were: if they changed in between, it is an old one by now.
+	flow->version = version;
+	flow->ifindex = ifindex;
+	__builtin_memcpy(flow->mac, mac, sizeof(flow->mac));
+	flow->vni = port->vni;
+	flow->counter = port->counter;
+	flow->to = *to;
+	return flow;
+}
+
 SEC("classifier")
 int from_container(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
 	__u32 ifindex = skb->ifindex;
-	struct port *port;
 	struct station *to;
+	struct flow *flow;
 	struct host *host;
 	__u32 largest;
 	__u16 source;
@@ -96,39 +130,35 @@ int from_container(struct __sk_buff *skb)
 		return TCX_NEXT;
 	if ((eth->dst[0] & 1) || (eth->proto != htons(ETH_P_IP) && eth->proto != htons(ETH_P_IPV6)))
 		return TCX_NEXT;
-	port = bpf_map_lookup_elem(&ports, &ifindex);
-	if (!port)
+	host = this_host();
+	if (!host)
 		return TCX_NEXT;
-
-	struct station_key key = { .vni = port->vni };
-	__builtin_memcpy(key.mac, eth->dst, sizeof(key.mac));
-	to = bpf_map_lookup_elem(&stations, &key);
-	if (!to)
+	flow = flow_of(ifindex, eth->dst, host->version);
+	if (!flow)
 		return TCX_NEXT;
+	to = &flow->to;
 	if (to->ifindex) {
 		if (to->ifindex == ifindex)
 			return TCX_NEXT;
-		sent(port->counter, skb->len);
+		sent(flow->counter, skb->len);
 		received(to->counter, skb->len);
 		// The near end is not whom the frame is for, so the kernel has marked it as somebody else's.
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return bpf_redirect_peer(to->ifindex, 0);
 	}
 
-	host = this_host();
-	if (!host)
-		return TCX_NEXT;
 	// What does not fit the tunnel is for the kernel's path, which can fragment it.
 	largest = skb->gso_size ? skb->gso_size + 128 : skb->len - sizeof(*eth);
 	if (!skb->gso_size && largest > host->mtu)
 		return TCX_NEXT;
 	tos = tos_of(data + sizeof(*eth), eth->proto);
 	source = source_port(data + sizeof(*eth), eth->proto, end);
-	sent(port->counter, skb->len);
+	sent(flow->counter, skb->len);
 	sent(to->counter, skb->len);
+	skb->mark = to->counter; // tells to_wire which peer
 	if (host->ipv6)
-		return encapsulate6(skb, host, to, port->vni, tos, source);
-	return encapsulate4(skb, host, to, port->vni, tos, source);
+		return encapsulate6(skb, host, to, flow->vni, tos, source);
+	return encapsulate4(skb, host, to, flow->vni, tos, source);
 }
 
 LICENSE;

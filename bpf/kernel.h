@@ -57,6 +57,7 @@ static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32 len) = (void *)39;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, __s32 len, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_fib_lookup)(void *ctx, void *params, int len, __u32 flags) = (void *)69;
 static long (*bpf_redirect_neigh)(__u32 ifindex, void *params, int len, __u64 flags) = (void *)152;
+static __u64 (*bpf_ktime_get_coarse_ns)(void) = (void *)160;
 static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 
 #define PACKET_HOST 0

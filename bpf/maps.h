@@ -51,6 +51,7 @@ struct host {
 	__u16 udp_port;	     // network order
 	__u16 ipv6;	     // the VTEP is an IPv6 address
 	__u32 mtu;	     // the largest inner IP packet that fits the tunnel
+	__u32 version;	     // raised after every change of `stations`, `ports` or `peers`: what was remembered ends with it
 };
 
 struct counter {
@@ -117,6 +118,40 @@ struct {
 	__type(key, __u32);
 	__type(value, __u64);
 } drops SEC(".maps");
+
+// The next hop to a peer as the routing table had it a moment ago. Private to to_wire; by the peer's counter slot.
+struct next_hop {
+	__u64 until; // in nanoseconds of the coarse monotonic clock
+	struct address to;
+	__u32 ifindex;
+	__u8 dmac[6], smac[6];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 16384);
+	__type(key, __u32);
+	__type(value, struct next_hop);
+} next_hops SEC(".maps");
+
+// What the last frames of this processor were about. Private to from_container; by a hash of port and MAC address.
+struct flow {
+	__u32 version;
+	__u32 ifindex;
+	__u8 mac[6];
+	__u16 zero;
+	__u32 vni;
+	__u32 counter; // the port's
+	struct station to;
+};
+
+#define FLOWS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, FLOWS);
+	__type(key, __u32);
+	__type(value, struct flow);
+} flows SEC(".maps");
 
 INLINE struct host *this_host(void)
 {
