@@ -9,6 +9,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use weft_kernel::Kernel;
 use weft_model::{Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Snapshot, schema};
 use weft_store::{Outcome, Record, Store, StoreError, Txn};
 
@@ -27,6 +28,9 @@ pub(crate) struct Inner {
     pub(crate) options: AgentOptions,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) view: Arc<View>,
+    pub(crate) kernel: Arc<dyn Kernel>,
+    /// How frames are carried: see [`crate::api::Status::datapath`].
+    pub(crate) datapath: String,
     pub(crate) reconciled: watch::Receiver<Reconciled>,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
     /// Cancelled when the daemon is to end.

@@ -30,5 +30,5 @@ pub use agent::Agent;
 pub use endpoints::EndpointSpec;
 pub use error::AgentError;
 pub use networks::NetworkDetails;
-pub use options::{Advertise, AdvertiseError, AgentOptions};
+pub use options::{Advertise, AdvertiseError, AgentOptions, Datapath, DatapathError};
 pub use start::{LOCK_FILE, Running, start};

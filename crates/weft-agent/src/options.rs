@@ -27,6 +27,8 @@ pub struct AgentOptions {
     pub run_dir: PathBuf,
     /// The name of the overlay namespace.
     pub overlay_netns: String,
+    /// How frames are carried.
+    pub datapath: Datapath,
     /// The UDP port of the VTEP.
     pub vxlan_port: u16,
     /// The VNIs to choose from.
@@ -37,6 +39,35 @@ pub struct AgentOptions {
     pub lease_ttl: Duration,
     /// How long to wait for the store at the start.
     pub store_timeout: Duration,
+}
+
+/// `--datapath`: how frames between containers are carried. Both ways speak the same on the wire.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Datapath {
+    /// By eBPF programs where the kernel can have them, else by bridge and VXLAN device.
+    #[default]
+    Auto,
+    /// By eBPF programs, or the daemon does not start.
+    Ebpf,
+    /// By bridge and VXLAN device.
+    Kernel,
+}
+
+/// Why a string is no `--datapath`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not auto, ebpf or kernel")]
+pub struct DatapathError(String);
+
+impl FromStr for Datapath {
+    type Err = DatapathError;
+    fn from_str(s: &str) -> Result<Self, DatapathError> {
+        match s {
+            "auto" => Ok(Self::Auto),
+            "ebpf" => Ok(Self::Ebpf),
+            "kernel" => Ok(Self::Kernel),
+            _ => Err(DatapathError(s.to_owned())),
+        }
+    }
 }
 
 /// The port when none is given: the one that Docker's `--cluster-advertise` had in its examples.

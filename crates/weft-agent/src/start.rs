@@ -1,7 +1,7 @@
 //! A daemon's start and end.
 
 use crate::{
-    Agent, AgentError, AgentOptions,
+    Agent, AgentError, AgentOptions, Datapath,
     agent::Inner,
     api, cache, follow, leftovers, membership,
     reconcile::Reconciler,
@@ -15,7 +15,7 @@ use std::{
 };
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_kernel::{Kernel, Linux, LinuxOptions, requirements};
+use weft_kernel::{FastPath, Kernel, KernelError, Linux, LinuxOptions, fast_path, requirements};
 use weft_model::{
     Node, NodeId, Snapshot, encode,
     schema::{self, Meta},
@@ -88,8 +88,10 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
         first_listing(&view, store.as_ref(), &options).await?;
     }
 
-    let kernel = Linux::new(&LinuxOptions { overlay_netns: options.overlay_netns.clone() })?;
-    let agent = adopt(options, &this, store, view, Arc::new(kernel), &tasks, shutdown.clone()).await;
+    let (kernel, datapath) = open_kernel(&options)?;
+    tracing::info!(%datapath, "the data path is chosen");
+    let kernel = Carrier { kernel, datapath };
+    let agent = adopt(options, &this, store, view, kernel, &tasks, shutdown.clone()).await;
     let inner = &agent.0;
     let address = inner.store.address();
     tasks.spawn(cache::keep(cache.clone(), address, Arc::clone(&inner.view), shutdown.clone()));
@@ -100,24 +102,53 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
     Ok(Running { agent, tasks, cache, _lock: lock })
 }
 
+/// The kernel, and how it carries frames, in the words of `weft status`.
+pub(crate) struct Carrier {
+    pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) datapath: String,
+}
+
+/// The kernel with the data path that was asked for. What an earlier daemon has left of the other one goes.
+fn open_kernel(options: &AgentOptions) -> Result<(Arc<dyn Kernel>, String), AgentError> {
+    let linux = LinuxOptions { overlay_netns: options.overlay_netns.clone() };
+    let by_programs = || -> Result<Arc<dyn Kernel>, KernelError> {
+        fast_path::probe()?;
+        Ok(Arc::new(FastPath::new(&linux)?))
+    };
+    let asked_for = "kernel (asked for with --datapath)".to_owned();
+    let chosen = match options.datapath {
+        Datapath::Kernel => asked_for,
+        Datapath::Ebpf => return Ok((by_programs()?, "ebpf".to_owned())),
+        Datapath::Auto => match by_programs() {
+            Ok(kernel) => return Ok((kernel, "ebpf".to_owned())),
+            Err(error) => format!("kernel ({error})"),
+        },
+    };
+    fast_path::remove(&options.overlay_netns)?;
+    Ok((Arc::new(Linux::new(&linux)?), chosen))
+}
+
 /// Makes the agent and starts its loop; returns when the loop has adopted what the kernel has.
 pub(crate) async fn adopt(
     options: AgentOptions,
     this: &Node,
     store: Arc<dyn Store>,
     view: Arc<View>,
-    kernel: Arc<dyn Kernel>,
+    carrier: Carrier,
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> Agent {
+    let Carrier { kernel, datapath } = carrier;
     let (the_loop, mut reconciled) =
-        Reconciler::new(this.id.clone(), Arc::clone(&view), kernel, options.reconcile_interval);
+        Reconciler::new(this.id.clone(), Arc::clone(&view), Arc::clone(&kernel), options.reconcile_interval);
     let inner = Inner {
         node: this.id.clone(),
         epoch: this.epoch,
         options,
         store,
         view,
+        kernel,
+        datapath,
         reconciled: reconciled.clone(),
         engines: Mutex::new(BTreeMap::new()),
         shutdown: shutdown.clone(),

@@ -48,6 +48,7 @@ impl Agent {
                 nodes: s.nodes.len(),
                 nodes_alive: s.nodes.keys().filter(|id| s.alive.contains_key(*id)).count(),
                 endpoints: s.endpoints.values().map(BTreeMap::len).sum(),
+                datapath: self.0.datapath.clone(),
                 kernel_objects: reconciled.objects,
                 problems,
                 drift_repaired: reconciled.drift,

@@ -9,7 +9,7 @@ use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
         AfSpecInet6, AfSpecUnspec, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
     },
 };
 use weft_model::{MacAddr, Mtu};
@@ -27,12 +27,16 @@ pub(crate) struct Device {
     pub mtu: u32,
     pub up: bool,
     pub loopback: bool,
+    /// Whether its frames have Ethernet headers.
+    pub ethernet: bool,
     /// The bridge it is a port of.
     pub master: Option<u32>,
     /// Whether a bridge learns from it; `None` when it is not a port of a bridge.
     pub learning: Option<bool>,
     /// `IFLA_GROUP`: on ports of weft's, the VNI.
     pub group: u32,
+    /// The other end of a veth pair, by its index in its own namespace.
+    pub link: Option<u32>,
     /// Whether its other part (a tunnel's socket, a veth's far end) is in another namespace.
     pub linked_elsewhere: bool,
     /// `net.ipv6.conf.DEVICE.disable_ipv6`; not on where the kernel has no IPv6.
@@ -51,9 +55,11 @@ impl Device {
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
             loopback: message.header.flags.contains(LinkFlags::Loopback),
+            ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             master: None,
             learning: None,
             group: 0,
+            link: None,
             linked_elsewhere: false,
             ipv6_off: false,
             data: None,
@@ -65,6 +71,7 @@ impl Device {
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
                 LinkAttribute::Controller(index) => device.master = Some(index),
                 LinkAttribute::Group(group) => device.group = group,
+                LinkAttribute::Link(index) => device.link = Some(index),
                 LinkAttribute::LinkNetNsId(_) => device.linked_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => infos.into_iter().for_each(|info| device.read(info)),
                 LinkAttribute::AfSpecUnspec(families) => device.ipv6_off = is_ipv6_off(&families),

@@ -32,6 +32,14 @@ pub enum KernelError {
         /// By whom, and what to do.
         hint: String,
     },
+    /// Programs, maps or links of the fast path.
+    #[error("{doing}: {reason}")]
+    FastPath {
+        /// What was being done, as in "load program to_wire".
+        doing: String,
+        /// The kernel's words.
+        reason: String,
+    },
     /// A namespace cannot be entered or made.
     #[error("network namespace {path}: {reason}")]
     Namespace {

@@ -5,7 +5,7 @@
 //! devices' UDP sockets are in the host's namespace. So no inner frame ever meets the host's firewall, and weft
 //! has no rule in it. State is read from the kernel, compared and changed, never remembered: see [`Kernel`].
 //!
-//! Where to find what: [`Linux`] is the real kernel; `observe` reads its state and `apply` changes it, with a
+//! Where to find what: [`Linux`] is the real kernel, [`FastPath`] the same with programs in it that carry the frames; `observe` reads its state and `apply` changes it, with a
 //! file for each kind of object (`bridge`, `vxlan`, `port`, `fdb`, `neighbour`); [`Underlay`] tells of the
 //! host's addresses and routes, [`requirements`] of what is missing on this host, [`sandbox`] of what is in a
 //! container's namespace.
@@ -18,6 +18,7 @@ mod bridge;
 mod device;
 mod error;
 mod events;
+pub mod fast_path;
 mod fdb;
 mod linux;
 mod namespace;
@@ -32,6 +33,7 @@ mod underlay;
 mod vxlan;
 
 pub use error::KernelError;
+pub use fast_path::{Counter, Counters, FastPath};
 pub use linux::{Linux, LinuxOptions};
 pub use namespace::{NAMED_NAMESPACES, Namespace};
 pub use removal::remove_everything;
@@ -54,4 +56,9 @@ pub trait Kernel: Send + Sync + 'static {
     /// namespace, or until such news may have been lost: then it is time to observe. Events that came in between
     /// two calls are reported by the second.
     async fn changed(&self) -> Result<(), KernelError>;
+
+    /// What was carried, where it is counted.
+    async fn counters(&self) -> Result<Option<Counters>, KernelError> {
+        Ok(None)
+    }
 }

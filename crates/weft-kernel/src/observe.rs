@@ -7,6 +7,7 @@
 use crate::{
     KernelError, bridge,
     device::Device,
+    fast_path::TRUNK,
     fdb::{self, FdbEntry, Place},
     linux::Host,
     neighbour::{self, NeighbourEntry},
@@ -18,7 +19,7 @@ use weft_model::{MacAddr, Vni};
 use weft_plan::{Fdb, HostState, Key, Neighbour, Object, bridge_name, vxlan_name};
 
 /// What a device is to weft.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Bridge(Vni),
     Vxlan(Vni),
@@ -27,6 +28,9 @@ pub(crate) enum Role {
 
 /// What a device of that name is to weft; `None`: somebody else's.
 pub(crate) fn role(name: &str) -> Option<Role> {
+    if name == TRUNK {
+        return None;
+    }
     let numbered = |prefix: &str, name_of: fn(Vni) -> String| {
         let vni: Vni = name.strip_prefix(prefix)?.parse().ok()?;
         (name_of(vni) == name).then_some(vni)
@@ -171,7 +175,7 @@ mod tests {
         for port in ["weft-0123456789", "weft-br", "weft-br04096", "weft-vx99999999", "weft-bridge"] {
             assert!(role(port) == Some(Role::Port), "{port}");
         }
-        for other in ["eth0", "weftc0123456789", "lo", "weft"] {
+        for other in ["eth0", "weftc0123456789", "lo", "weft", "weft-trunk"] {
             assert!(role(other).is_none(), "{other}");
         }
     }

@@ -1,12 +1,12 @@
 //! Removing every trace of weft from this host's kernel: `weft down`.
 
-use crate::{KernelError, NAMED_NAMESPACES, Namespace, netlink::Netlink, observe::role};
+use crate::{KernelError, NAMED_NAMESPACES, Namespace, fast_path, netlink::Netlink, observe::role};
 use std::path::Path;
 
 /// How often devices are looked for again that were removed: only a daemon that still runs makes new ones.
 const ROUNDS: usize = 5;
 
-/// Removes all of weft's devices, the far ends of veth pairs that no engine took from the calling thread's
+/// Removes the fast path, all of weft's devices, the far ends of veth pairs that no engine took from the calling thread's
 /// namespace, and the overlay namespace. When it returns they are gone. Succeeds when there is nothing.
 pub async fn remove_everything(overlay_netns: &str) -> Result<(), KernelError> {
     let host = Namespace::current()?;
@@ -16,6 +16,7 @@ pub async fn remove_everything(overlay_netns: &str) -> Result<(), KernelError> {
 }
 
 fn remove(host: &Namespace, overlay_name: &str) -> Result<(), KernelError> {
+    fast_path::remove(overlay_name)?;
     let path = Path::new(NAMED_NAMESPACES).join(overlay_name);
     if let Ok(overlay) = Namespace::open(&path) {
         remove_devices(&overlay, |name, _| role(name).is_some())?;

@@ -134,7 +134,7 @@ pub fn watch_underlay() -> Result<UnderlayWatch, KernelError> {
 
 impl Netlink {
     /// All addresses of all devices, with the devices' interface indexes.
-    fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+    pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, KernelError> {
         let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answer = self.dump("list the addresses", &query)?;
         let addresses = answer.iter().filter_map(|message| match message {

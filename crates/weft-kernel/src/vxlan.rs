@@ -3,8 +3,8 @@
 //! The kernel keeps the namespace that asked for the device as the one its socket is opened in, and `IFLA_NET_NS_FD`
 //! puts the device itself elsewhere. The device learns nothing (`nolearning`), answers ARP and ND from its neighbour
 //! entries and swallows those that it cannot answer (`proxy`); the outer source address is always set (`local`).
-//! Outer UDP checksums are real ones, over IPv6 too (RFC 6935's exception is not used). Attributes:
-//! `linux/if_link.h`, `IFLA_VXLAN_*`.
+//! Outer UDP checksums are real ones, over IPv6 too; that a peer's frames over IPv6 have none (RFC 6935: those of the
+//! fast path) is accepted. Attributes: `linux/if_link.h`, `IFLA_VXLAN_*`.
 //!
 //! IPv6 is on, as the kernel takes no neighbour entries for ND otherwise, but the device has no address of its own
 //! (`addr_gen_mode` none), so it says nothing by itself.
@@ -83,13 +83,15 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, want: &Vxlan) -> Result<(), Kern
 
 fn create(host: &mut Host, vni: Vni, want: &Vxlan, settings: &Settings) -> Result<(), KernelError> {
     let name = vxlan_name(vni);
-    let data = vec![
+    let mut data = vec![
         InfoVxlan::Id(vni.get()),
         local(want.local),
         InfoVxlan::Port(want.port),
         InfoVxlan::Learning(false),
         InfoVxlan::Proxy(true),
     ];
+    // For one family only: the kernel shares a port's socket among devices of like flags.
+    data.extend(want.local.is_ipv6().then_some(InfoVxlan::UDPZeroCsumRX(true)));
     let attributes = vec![
         LinkAttribute::IfName(name.clone()),
         LinkAttribute::NetNsFd(host.overlay_namespace.as_fd().as_raw_fd()),
@@ -175,7 +177,7 @@ pub(crate) fn udp_port(device: &Device) -> Option<u16> {
 
 fn tunnel(device: &Device) -> Tunnel {
     let mut found = Tunnel { id: 0, local: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port: 0, sound: true };
-    let (mut proxy, mut learning) = (false, false);
+    let (mut proxy, mut learning, mut zero_checksums) = (false, false, false);
     let Some(InfoData::Vxlan(attributes)) = &device.data else {
         return Tunnel { sound: false, ..found };
     };
@@ -187,7 +189,7 @@ fn tunnel(device: &Device) -> Tunnel {
             InfoVxlan::Port(port) => found.port = *port,
             InfoVxlan::Learning(on) => learning = *on,
             InfoVxlan::Proxy(on) => proxy = *on,
-
+            InfoVxlan::UDPZeroCsumRX(on) => zero_checksums = *on,
             InfoVxlan::Link(0) => {}
             // A default destination or a fixed uplink would send frames where no record says so.
             InfoVxlan::Group(_)
@@ -199,6 +201,7 @@ fn tunnel(device: &Device) -> Tunnel {
         }
     }
     // A device that was made inside the overlay namespace has its socket there, where no route leads out.
+    found.sound &= zero_checksums == found.local.is_ipv6();
     found.sound &= proxy && !learning && device.linked_elsewhere && !found.local.is_unspecified();
     found
 }

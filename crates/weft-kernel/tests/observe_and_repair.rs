@@ -237,15 +237,14 @@ async fn a_daemon_that_starts_without_its_overlay_namespace_makes_it_anew() {
         return;
     }
     let (a, b, vni) = one_network(false).await;
-    let lab::Host { linux, overlay, netns, container, vtep } = a;
+    let lab::Host { linux, overlay, netns, container, vtep, datapath } = a;
     drop(linux);
     run(&format!("ip netns del {}", overlay.0));
     // The kernel takes namespaces down in its own time; until then the old device has the VNI.
     let gone = || run(&format!("ip -n {} -o link", container.netns.name));
     lab::wait_for("the old namespace is gone", || (!gone().contains("eth0")).then_some(()));
-    let options = weft_kernel::LinuxOptions { overlay_netns: overlay.0.clone() };
-    let linux = netns.namespace.run(|| weft_kernel::Linux::new(&options)).unwrap().unwrap();
-    let a = lab::Host { linux, overlay, netns, container, vtep };
+    let linux = lab::start(&netns, &overlay.0, datapath);
+    let a = lab::Host { linux, overlay, netns, container, vtep, datapath };
     assert_eq!(a.observe().await, HostState::new());
     a.reconcile(&a.desired(&b, vni)).await;
     ping_both_ways(&a, &b);

@@ -327,7 +327,7 @@ mod tests {
             (
                 "daemon",
                 "--cluster-store --cluster-advertise --join-token --join-token-file --node-name --state-dir \
-                 --run-dir --overlay-netns --vxlan-port --vni-range --reconcile-interval --lease-ttl \
+                 --run-dir --overlay-netns --datapath --vxlan-port --vni-range --reconcile-interval --lease-ttl \
                  --docker-socket --docker-plugin-socket --no-docker --store-timeout --log --config WEFT_ \
                  /etc/weft/weft.toml",
             ),

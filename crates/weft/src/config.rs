@@ -13,7 +13,7 @@ use std::{
     str::FromStr,
     time::Duration,
 };
-use weft_agent::{Advertise, AgentOptions, api::ErrorKind};
+use weft_agent::{Advertise, AgentOptions, Datapath, api::ErrorKind};
 use weft_engines::docker::DockerOptions;
 use weft_model::VniRange;
 use weft_store::{JoinToken, StoreUrl};
@@ -72,6 +72,10 @@ pub struct DaemonFlags {
     /// This node's name [default: the host name]
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// How frames are carried: ebpf (by programs in the kernel), kernel (by its bridge and VXLAN device), or auto
+    /// (ebpf where the kernel can) [default: auto]
+    #[arg(long, value_name = "auto|ebpf|kernel")]
+    pub datapath: Option<Datapath>,
     /// The UDP port of the tunnel, the same on every host [default: 4789]
     #[arg(long, value_name = "PORT")]
     pub vxlan_port: Option<UdpPort>,
@@ -181,6 +185,7 @@ impl DaemonConfig {
             state_dir: host.state_dir,
             run_dir: host.run_dir,
             overlay_netns: host.overlay_netns,
+            datapath: layers.value("datapath", flags.datapath.as_ref())?.unwrap_or_default(),
             vxlan_port: layers.value("vxlan-port", flags.vxlan_port.as_ref())?.unwrap_or_default().0,
             vni_range: layers.value("vni-range", flags.vni_range.as_ref())?.unwrap_or_default(),
             reconcile_interval: seconds("reconcile-interval", flags.reconcile_interval.as_ref(), 3)?,

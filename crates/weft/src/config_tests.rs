@@ -57,6 +57,7 @@ const SETTINGS: &[Setting] = &[
     ("state-dir", "/a", "/b", |c| c.agent.state_dir.display().to_string()),
     ("run-dir", "/a", "/b", |c| c.agent.run_dir.display().to_string()),
     ("overlay-netns", "a", "b", |c| c.agent.overlay_netns.clone()),
+    ("datapath", "ebpf", "kernel", |c| format!("{:?}", c.agent.datapath).to_lowercase()),
     ("vxlan-port", "1", "2", |c| c.agent.vxlan_port.to_string()),
     ("vni-range", "5000-5001", "6000-6001", |c| c.agent.vni_range.to_string()),
     ("reconcile-interval", "1", "2", |c| c.agent.reconcile_interval.as_secs().to_string()),

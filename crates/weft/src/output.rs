@@ -158,6 +158,7 @@ pub fn status(status: &Status, now: UnixSeconds) -> String {
             counted(status.endpoints, "endpoint")
         ),
     );
+    facts.add("data path", &status.datapath);
     facts.add("kernel", counted(status.kernel_objects, "object"));
     let drift: u64 = status.drift_repaired.values().sum();
     let kinds = status.drift_repaired.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}"));

@@ -79,6 +79,7 @@ fn fine() -> Status {
         nodes: 2,
         nodes_alive: 2,
         endpoints: 3,
+        datapath: "ebpf".to_owned(),
         kernel_objects: 14,
         problems: vec![],
         drift_repaired: [("fdb".to_owned(), 0)].into(),
@@ -188,6 +189,7 @@ store       local, connected
 revision    12, this host's kernel reflects 11
 join token  /var/lib/weft/join-token
 cluster     2 nodes (2 alive), 1 network, 3 endpoints
+data path   ebpf
 kernel      14 objects
 drift       none
 "

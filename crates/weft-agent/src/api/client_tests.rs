@@ -142,6 +142,7 @@ async fn answers_arrive_as_they_were_sent() {
         nodes: 1,
         nodes_alive: 1,
         endpoints: 0,
+        datapath: "ebpf".to_owned(),
         kernel_objects: 0,
         problems: vec![],
         drift_repaired: [("fdb".to_owned(), 2)].into(),

@@ -155,6 +155,8 @@ pub struct Status {
     pub nodes_alive: usize,
     /// Endpoints in the cluster.
     pub endpoints: usize,
+    /// How frames are carried on this host: `ebpf`, or `kernel` with the reason.
+    pub datapath: String,
     /// Objects that this host's kernel should hold.
     pub kernel_objects: usize,
     /// What is at the moment not as it should be, and why.

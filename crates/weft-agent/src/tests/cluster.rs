@@ -1,10 +1,10 @@
 //! A cluster within the test's process.
 
 use crate::{
-    Agent, AgentOptions, EndpointSpec,
+    Agent, AgentOptions, Datapath, EndpointSpec,
     api::NetworkSpec,
     follow, membership,
-    start::adopt,
+    start::{Carrier, adopt},
     view::{Link, View},
 };
 use async_trait::async_trait;
@@ -121,7 +121,7 @@ impl Cluster {
             &node,
             Arc::clone(&self.store),
             view,
-            Arc::clone(&kernel) as Arc<dyn Kernel>,
+            Carrier { kernel: Arc::clone(&kernel) as Arc<dyn Kernel>, datapath: "a model".to_owned() },
             &tasks,
             shutdown.clone(),
         )
@@ -139,6 +139,7 @@ fn options(dir: &Path, name: &str) -> AgentOptions {
         state_dir: dir.join(name),
         run_dir: dir.join(name),
         overlay_netns: name.to_owned(),
+        datapath: Datapath::Auto,
         vxlan_port: 4789,
         vni_range: "4096-4099".parse().unwrap(),
         reconcile_interval: Duration::from_millis(200),

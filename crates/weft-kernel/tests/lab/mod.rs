@@ -8,7 +8,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
-use weft_kernel::{Kernel, Linux, LinuxOptions, Namespace};
+use weft_kernel::{FastPath, Kernel, Linux, LinuxOptions, Namespace, fast_path};
 use weft_model::{MacAddr, Mtu, Vni, vxlan_overhead};
 use weft_plan::{
     Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
@@ -73,11 +73,29 @@ impl Drop for Netns {
 
 /// A host, its kernel, and a container on it.
 pub struct Host {
-    pub linux: Linux,
+    pub linux: Box<dyn Kernel>,
     pub overlay: Overlay,
     pub netns: Netns,
     pub container: Container,
     pub vtep: IpAddr,
+    pub datapath: Datapath,
+}
+
+/// How a host carries frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datapath {
+    Kernel,
+    Ebpf,
+}
+
+impl Datapath {
+    /// The one that all tests are to run with: `WEFT_DATAPATH`, the kernel's unless it says `ebpf`.
+    pub fn of_tests() -> Self {
+        match std::env::var("WEFT_DATAPATH").as_deref() {
+            Ok("ebpf") => Self::Ebpf,
+            _ => Self::Kernel,
+        }
+    }
 }
 
 /// The name of an overlay namespace, which goes with this value.
@@ -85,7 +103,7 @@ pub struct Overlay(pub String);
 
 impl Drop for Overlay {
     fn drop(&mut self) {
-        let outcome = Namespace::delete_named(&self.0);
+        let outcome = fast_path::remove(&self.0).and_then(|()| Namespace::delete_named(&self.0));
         if !std::thread::panicking() {
             outcome.unwrap();
         }
@@ -101,7 +119,7 @@ pub struct Container {
 }
 
 impl Host {
-    fn new(number: u8, ipv6_underlay: bool) -> Self {
+    fn new(number: u8, ipv6_underlay: bool, datapath: Datapath) -> Self {
         let netns = Netns::new("h");
         let overlay = Overlay(format!("{}o", netns.name));
         let v4: IpAddr = [10, 77, 0, number].into();
@@ -113,8 +131,8 @@ impl Host {
             port: format!("weft-000000000{number}"),
         };
         let vtep = if ipv6_underlay { format!("fd99::{number}") } else { format!("192.168.77.{number}") };
-        let linux = start(&netns, &overlay.0);
-        Self { linux, overlay, netns, container, vtep: vtep.parse().unwrap() }
+        let linux = start(&netns, &overlay.0, datapath);
+        Self { linux, overlay, netns, container, vtep: vtep.parse().unwrap(), datapath }
     }
 
     /// Runs `ip` in the overlay namespace.
@@ -124,7 +142,7 @@ impl Host {
 
     /// As after a crash of the daemon: nothing is known, everything is still there.
     pub fn restart(&mut self) {
-        self.linux = start(&self.netns, &self.overlay.0);
+        self.linux = start(&self.netns, &self.overlay.0, self.datapath);
     }
 
     pub async fn observe(&self) -> HostState {
@@ -178,14 +196,25 @@ impl Host {
     }
 }
 
-fn start(netns: &Netns, overlay: &str) -> Linux {
+pub fn start(netns: &Netns, overlay: &str, datapath: Datapath) -> Box<dyn Kernel> {
     let options = LinuxOptions { overlay_netns: overlay.to_owned() };
-    netns.namespace.run(|| Linux::new(&options)).unwrap().unwrap()
+    let open = || -> Box<dyn Kernel> {
+        match datapath {
+            Datapath::Kernel => Box::new(Linux::new(&options).unwrap()),
+            Datapath::Ebpf => Box::new(FastPath::new(&options).unwrap()),
+        }
+    };
+    netns.namespace.run(open).unwrap()
 }
 
 /// Two hosts whose interfaces `u0` are the ends of one cable.
 pub fn two_hosts(ipv6_underlay: bool) -> (Host, Host) {
-    let (a, b) = (Host::new(1, ipv6_underlay), Host::new(2, ipv6_underlay));
+    two_hosts_with(ipv6_underlay, [Datapath::of_tests(); 2])
+}
+
+/// The same, each with its data path.
+pub fn two_hosts_with(ipv6_underlay: bool, [of_a, of_b]: [Datapath; 2]) -> (Host, Host) {
+    let (a, b) = (Host::new(1, ipv6_underlay, of_a), Host::new(2, ipv6_underlay, of_b));
     let (one, two) = (&a.netns.name, &b.netns.name);
     run(&format!("ip -n {one} link add u0 type veth peer name u0 netns {two}"));
     for (name, number) in [(one, 1), (two, 2)] {
@@ -198,7 +227,12 @@ pub fn two_hosts(ipv6_underlay: bool) -> (Host, Host) {
 
 /// Two hosts with a network that has a container on each.
 pub async fn one_network(ipv6_underlay: bool) -> (Host, Host, Vni) {
-    let (a, b) = two_hosts(ipv6_underlay);
+    one_network_with(ipv6_underlay, [Datapath::of_tests(); 2]).await
+}
+
+/// The same, each host with its data path.
+pub async fn one_network_with(ipv6_underlay: bool, datapaths: [Datapath; 2]) -> (Host, Host, Vni) {
+    let (a, b) = two_hosts_with(ipv6_underlay, datapaths);
     let vni = Vni::new(4100).unwrap();
     a.reconcile(&a.desired(&b, vni)).await;
     b.reconcile(&b.desired(&a, vni)).await;
