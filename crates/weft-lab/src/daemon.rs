@@ -4,7 +4,7 @@ use crate::{Host, LabError, NetNs, Process, command::text, output, run, until};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -151,6 +151,16 @@ impl Daemon {
     /// The overlay namespace.
     pub fn overlay(&self) -> NetNs {
         NetNs::named(&self.options.overlay_netns)
+    }
+
+    /// Removes the maps and programs that it has pinned: they outlive it, as they should outlive a daemon that is
+    /// killed, but not a lab.
+    pub fn remove_pins(&self) -> Result<(), LabError> {
+        let pins = Path::new("/sys/fs/bpf/weft").join(&self.options.overlay_netns);
+        match fs::remove_dir_all(&pins) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LabError::file(&pins)(error)),
+            _ => Ok(()),
+        }
     }
 
     /// Kills it (SIGKILL).

@@ -141,12 +141,13 @@ impl Lab {
         for host in &self.hosts {
             self.wire.plug(host)?;
         }
-        if let Some(options) = self.options.engine.clone() {
-            self.start_engines(&options)?;
-        }
+        // Before the engines: Docker 20.10's own overlay looks for it once, when it starts.
         if let LabStore::Etcd(tools) = self.options.store.clone() {
             self.etcd = Some(Etcd::start(&self.wire, &tools, &self.dir())?);
             self.save()?;
+        }
+        if let Some(options) = self.options.engine.clone() {
+            self.start_engines(&options)?;
         }
         if self.options.daemons {
             self.start_daemons()?;
@@ -243,6 +244,7 @@ impl Lab {
         let mut results = Vec::new();
         results.extend(self.engines.iter_mut().map(Engine::destroy));
         results.extend(self.daemons.iter_mut().map(Daemon::kill));
+        results.extend(self.daemons.iter().map(Daemon::remove_pins));
         results.extend(self.hosts.iter().filter_map(|host| host.room.as_ref()).map(Room::close));
         results.extend(self.etcd.as_mut().map(Etcd::kill));
         results.extend(self.containers.iter().map(|c| c.namespace.remove()));
