@@ -5,7 +5,7 @@ mod lab;
 
 use lab::{Host, can_run, one_network, run, two_hosts};
 use std::{net::UdpSocket, time::Duration};
-use weft_kernel::{Kernel, KernelError, Underlay, host_routes, requirements, route_mtu, watch_underlay};
+use weft_kernel::{KernelError, Underlay, host_routes, requirements, route_mtu, watch_underlay};
 use weft_model::{Mtu, Vni};
 use weft_plan::Op;
 

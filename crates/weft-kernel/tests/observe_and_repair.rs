@@ -5,7 +5,7 @@ mod lab;
 
 use lab::{Host, can_run, observable, one_network, ping_both_ways, run, two_hosts};
 use std::{net::IpAddr, time::Duration};
-use weft_kernel::{Kernel, Namespace};
+use weft_kernel::Namespace;
 use weft_model::{MacAddr, Vni};
 use weft_plan::{Fdb, HostState, Key, Neighbour, Object, Op, diff, vxlan_name};
 

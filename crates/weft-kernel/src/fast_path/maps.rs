@@ -4,7 +4,7 @@
 //! numbers are in the host's order unless said otherwise.
 
 use super::{
-    counters::{CounterBytes, Slots},
+    counters::{CounterBytes, Owner, Slots},
     failed,
     table::{Layout, Table},
 };
@@ -137,6 +137,16 @@ impl Maps {
         self.peers.refresh()?;
         self.adopt_slots();
         Ok(())
+    }
+
+    /// Makes a host one that frames may come from. The slot of its counter.
+    pub fn put_peer(&mut self, vtep: IpAddr) -> Result<u32, KernelError> {
+        let counter = self.slot(Owner::Peer(vtep))?;
+        let (key, entry) = (PeerKey(vtep), PeerEntry { counter });
+        if self.peers.entries().get(&key) != Some(&entry) {
+            self.peers.put(key, entry)?;
+        }
+        Ok(counter)
     }
 
     /// This host as the programs see it.

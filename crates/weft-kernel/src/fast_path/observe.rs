@@ -1,6 +1,6 @@
 //! What the fast path has, told in the objects of the plan: an object whose part here is missing or wrong is told to be
-//! wrong, so that the comparison repairs it and counts it as drift; an entry that no object of the kernel's has is
-//! told as an object, so that it is removed unless it is wanted.
+//! wrong, so that the comparison repairs it and counts it as drift; an entry that the kernel's own tables do not have is
+//! told as an object that is wrong. Nothing that the kernel has is hidden: it may have to be removed.
 
 use super::{
     counters::Owner,
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeSet, HashMap},
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr},
 };
 use weft_model::{MacAddr, Vni};
 use weft_plan::{Fdb, HostState, Key, Neighbour, Object};
@@ -50,7 +50,6 @@ impl Plane {
         }
         self.compare_ports(state)?;
         self.compare_stations(state);
-        self.compare_peers(state);
         self.compare_neighbours(state);
         Ok(())
     }
@@ -88,36 +87,25 @@ impl Plane {
     }
 
     fn compare_stations(&self, state: &mut HostState) {
-        let mut lost = Vec::new();
+        let mut lost_peers = BTreeSet::new();
         for (key, object) in state.iter_mut() {
             let (Key::Fdb(vni, mac), Object::Fdb(fdb)) = (key, object) else { continue };
-            let found = self.maps.stations.entries().get(&StationKey { vni: vni.get(), mac: *mac });
-            if let Some(told) = fdb.vtep {
-                let right = found.is_some_and(|station| {
-                    self.is_counted(*station)
-                        && matches!(station, Station::Remote { vtep, .. } if *vtep == told)
-                });
-                if !right {
-                    fdb.vtep = None;
+            let key = StationKey { vni: vni.get(), mac: *mac };
+            let found = self.maps.stations.entries().get(&key).filter(|found| self.is_counted(**found));
+            let right = match (fdb.vtep, fdb.port.as_ref().and_then(|port| self.ports.get(port))) {
+                (Some(told), _) => {
+                    matches!(found, Some(Station::Remote { vtep, .. }) if *vtep == told)
+                        // A peer that the programs do not know is told by one of its stations.
+                        && (self.is_peer(told) || !lost_peers.insert(told))
                 }
-            } else if let Some(port) = &fdb.port
-                && self.ports.contains_key(port)
-            {
-                let index = self.ports.get(port);
-                let right = found.is_some_and(|station| {
-                    self.is_counted(*station)
-                        && matches!(station, Station::Local { ifindex, .. } if Some(ifindex) == index)
-                });
-                if !right {
-                    fdb.port = None;
+                (None, Some(port)) => {
+                    matches!(found, Some(Station::Local { ifindex, .. }) if ifindex == port)
                 }
+                (None, None) => true,
+            };
+            if !right {
+                *fdb = half(fdb.vtep);
             }
-            if fdb.port.is_none() && fdb.vtep.is_none() {
-                lost.push(key.clone());
-            }
-        }
-        for key in lost {
-            state.remove(&key);
         }
         self.tell_stations(state);
     }
@@ -131,46 +119,41 @@ impl Plane {
         self.maps.slots.of(owner) == Some(station.counter())
     }
 
-    /// Stations that the kernel's FDBs do not have, told in a way that is never as it should be.
+    /// Stations that the kernel's FDBs do not have.
     fn tell_stations(&self, state: &mut HostState) {
         let alive: BTreeSet<u32> = self.ports.values().copied().collect();
         for (key, station) in self.maps.stations.entries() {
             let Ok(vni) = Vni::new(key.vni) else { continue };
             let vtep = match station {
-                Station::Remote { vtep, .. } => *vtep,
-                Station::Local { ifindex, .. } if alive.contains(ifindex) => Ipv4Addr::UNSPECIFIED.into(),
+                Station::Remote { vtep, .. } => Some(*vtep),
+                Station::Local { ifindex, .. } if alive.contains(ifindex) => None,
                 Station::Local { .. } => continue,
             };
             if self.vxlans.contains_key(&vni) {
-                let half = Object::Fdb(Fdb { port: None, vtep: Some(vtep) });
-                state.entry(Key::Fdb(vni, key.mac)).or_insert(half);
+                state.entry(Key::Fdb(vni, key.mac)).or_insert(Object::Fdb(half(vtep)));
             }
         }
     }
 
-    /// A flood whose peer is not known to the programs is none. Peers that nothing is sent to are swept away.
-    fn compare_peers(&self, state: &mut HostState) {
-        state.retain(|key, _| {
-            let Key::Flood(_, vtep) = key else { return true };
-            let counter = self.maps.slots.of(Owner::Peer(*vtep));
-            let found = self.maps.peers.entries().get(&PeerKey(*vtep));
-            counter.is_some_and(|counter| found == Some(&PeerEntry { counter }))
-        });
+    /// Whether the programs know a host as a peer.
+    fn is_peer(&self, vtep: IpAddr) -> bool {
+        let counter = self.maps.slots.of(Owner::Peer(vtep));
+        let found = self.maps.peers.entries().get(&PeerKey(vtep));
+        counter.is_some_and(|counter| found == Some(&PeerEntry { counter }))
     }
 
     fn compare_neighbours(&self, state: &mut HostState) {
         let found = self.maps.neighbours.entries();
-        state.retain(|key, object| {
+        for (key, object) in state.iter_mut() {
             let (Key::Neighbour(vni, address), Object::Neighbour(neighbour)) = (key, object) else {
-                return true;
+                continue;
             };
             let entry = found.get(&NeighbourKey { vni: vni.get(), address: *address });
-            if entry.is_some_and(|entry| entry.mac != neighbour.mac) {
+            if entry.is_none_or(|entry| entry.mac != neighbour.mac) {
                 // One of the two is wrong: told as neither, both are put right.
                 neighbour.mac = MacAddr::ZERO;
             }
-            entry.is_some()
-        });
+        }
         for key in found.keys() {
             let Ok(vni) = Vni::new(key.vni) else { continue };
             if self.vxlans.contains_key(&vni) {
@@ -179,4 +162,9 @@ impl Plane {
             }
         }
     }
+}
+
+/// An FDB object that is never as it should be, so it is put right, or removed.
+fn half(vtep: Option<IpAddr>) -> Fdb {
+    Fdb { port: None, vtep: Some(vtep.unwrap_or(Ipv4Addr::UNSPECIFIED.into())) }
 }

@@ -8,10 +8,7 @@
 
 use super::{
     counters::{Counters, Owner},
-    maps::{
-        HostEntry, Maps, NeighbourEntry, NeighbourKey, PeerEntry, PeerKey, PortEntry, PortKey, Station,
-        StationKey,
-    },
+    maps::{HostEntry, Maps, NeighbourEntry, NeighbourKey, PortEntry, PortKey, Station, StationKey},
     pins::Pins,
     programs::{Program, Programs},
     trunk::{Sides, TRUNK, Trunk},
@@ -164,7 +161,7 @@ impl Plane {
             (Key::Port(_, name), _) => self.put_port(vni, name),
             (Key::Flood(_, vtep), _) => {
                 self.floods.insert((*vtep, vni));
-                self.put_peer(*vtep).map(|_| ())
+                self.maps.put_peer(*vtep).map(drop)
             }
             (Key::Fdb(_, mac), Object::Fdb(fdb)) => self.put_station(vni, *mac, fdb),
             (Key::Neighbour(_, address), Object::Neighbour(want)) => {
@@ -188,7 +185,7 @@ impl Plane {
     fn put_station(&mut self, vni: Vni, mac: MacAddr, fdb: &Fdb) -> Outcome {
         let key = StationKey { vni: vni.get(), mac };
         let station = match (fdb.vtep, &fdb.port) {
-            (Some(vtep), _) => Station::Remote { vtep, counter: self.put_peer(vtep)? },
+            (Some(vtep), _) => Station::Remote { vtep, counter: self.maps.put_peer(vtep)? },
             (None, Some(port)) => {
                 let ifindex = match self.ports.get(port) {
                     Some(index) => *index,
@@ -199,16 +196,6 @@ impl Plane {
             (None, None) => return self.maps.stations.remove(key),
         };
         self.maps.stations.put(key, station)
-    }
-
-    /// The slot of the peer's counter.
-    fn put_peer(&mut self, vtep: IpAddr) -> Result<u32, KernelError> {
-        let counter = self.maps.slot(Owner::Peer(vtep))?;
-        let (key, entry) = (PeerKey(vtep), PeerEntry { counter });
-        if self.maps.peers.entries().get(&key) != Some(&entry) {
-            self.maps.peers.put(key, entry)?;
-        }
-        Ok(counter)
     }
 
     /// The trunk, the program at the uplink and the host entry, as the VXLAN devices demand. When they cannot be had,
@@ -266,7 +253,8 @@ impl Plane {
     }
 
     /// Removes what hangs on nothing, as the kernel does with its own tables: entries of ports that are gone and of
-    /// networks without a VXLAN device, peers that nothing is sent to, counters of neither.
+    /// networks without a VXLAN device, peers that nothing is sent to, counters of neither. Peers follow from floods and
+    /// stations: those that are missing are made.
     fn sweep(&mut self) -> Outcome {
         if !std::mem::take(&mut self.sweep_due) {
             return Ok(());
@@ -286,6 +274,7 @@ impl Plane {
         });
         let needed: BTreeSet<IpAddr> = sent_to.chain(self.floods.iter().map(|(vtep, _)| *vtep)).collect();
         maps.peers.remove_where(|key, _| !needed.contains(&key.0))?;
+        needed.iter().try_for_each(|vtep| maps.put_peer(*vtep).map(drop))?;
         maps.slots.retain(|owner| match owner {
             Owner::Port(index) => alive.contains(&index),
             Owner::Peer(vtep) => needed.contains(&vtep),
