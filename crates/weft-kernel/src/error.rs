@@ -35,7 +35,7 @@ pub enum KernelError {
     /// Programs, maps or links of the fast path.
     #[error("{doing}: {reason}")]
     FastPath {
-        /// What was being done, as in "load program to_wire".
+        /// What was being done, as in "load program `to_wire`".
         doing: String,
         /// The kernel's words.
         reason: String,

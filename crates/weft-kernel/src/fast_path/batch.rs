@@ -9,7 +9,7 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// `linux/bpf.h`, enum bpf_cmd.
+/// `linux/bpf.h`, `enum bpf_cmd`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 /// Entries in one call. A bucket is read whole or not at all, so it is far more than a bucket ever holds.
 const BATCH: usize = 4096;

@@ -356,14 +356,13 @@ mod tests {
             ("counter", "rx_packets", 16),
             ("counter", "rx_bytes", 24),
         ];
-        let mut source = "#include \"maps.h\"\n".to_owned();
-        for (name, size) in sizes {
-            source += &format!("_Static_assert(sizeof(struct {name}) == {size}, \"{name}\");\n");
-        }
-        for (name, field, offset) in offsets {
-            let found = format!("__builtin_offsetof(struct {name}, {field})");
-            source += &format!("_Static_assert({found} == {offset}, \"{name}.{field}\");\n");
-        }
+        let sizes = sizes.map(|(name, size)| (format!("sizeof(struct {name})"), size));
+        let offsets = offsets
+            .map(|(name, field, offset)| (format!("__builtin_offsetof(struct {name}, {field})"), offset));
+        let asserts = sizes.into_iter().chain(offsets);
+        let asserts =
+            asserts.map(|(found, value)| format!("_Static_assert({found} == {value}, \"{found}\");"));
+        let source = format!("#include \"maps.h\"\n{}\n", asserts.collect::<Vec<_>>().join("\n"));
         let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bpf");
         let arguments = ["-target", "bpf", "-fsyntax-only", "-Wno-unused", "-x", "c", "-I", folder, "-"];
         let mut clang = Command::new("clang").args(arguments).stdin(Stdio::piped()).spawn().unwrap();

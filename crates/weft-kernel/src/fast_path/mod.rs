@@ -37,8 +37,8 @@ pub use trunk::TRUNK;
 use crate::{KernelError, Namespace, netlink::Netlink};
 use std::error::Error;
 
-/// Removes what is pinned for the overlay namespace of that name and the trunk: programs end with the last pin of
-/// their links. Frames take the kernel's path from then on. Succeeds when there is nothing.
+/// Removes what is pinned for the overlay namespace of that name and the trunk. Frames take the kernel's path from then
+/// on; the kernel takes its time of a few milliseconds to let go of the programs. Succeeds when there is nothing.
 pub fn remove(overlay_netns: &str) -> Result<(), KernelError> {
     pins::Pins::of(overlay_netns).remove_all()?;
     let path = std::path::Path::new(crate::NAMED_NAMESPACES).join(overlay_netns);

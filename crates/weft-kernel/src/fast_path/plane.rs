@@ -92,9 +92,8 @@ impl Plane {
     /// What follows the kernel's own tables, where those could be changed.
     pub fn after(&mut self, ops: &[Op], outcomes: &mut [Outcome]) {
         for (op, outcome) in ops.iter().zip(outcomes.iter()) {
-            if let (Op::Create(Key::Vxlan(vni), Object::Vxlan(vxlan)), Ok(()))
-            | (Op::Change { key: Key::Vxlan(vni), to: Object::Vxlan(vxlan), .. }, Ok(())) = (op, outcome)
-            {
+            let (Op::Create(key, want) | Op::Change { key, to: want, .. }) = op else { continue };
+            if let (Key::Vxlan(vni), Object::Vxlan(vxlan), Ok(())) = (key, want, outcome) {
                 self.vxlans.insert(*vni, vxlan.clone());
                 self.base_due = true;
             }

@@ -78,11 +78,11 @@ impl Loaded {
             };
         }
         let mut object = loader.load(program.object()).map_err(|e| failed(&doing, &e))?;
-        let loaded = classifier(&mut object, program).and_then(|classifier| {
+        let id = classifier(&mut object, program).and_then(|classifier| {
             classifier.load()?;
             classifier.info().map(|info| info.id())
         });
-        let id = loaded.map_err(|e| refused(doing, &e))?;
+        let id = id.map_err(|e| refused(doing, &e))?;
         Ok(Self { program, object, id })
     }
 
@@ -208,8 +208,8 @@ fn classifier(object: &mut Ebpf, program: Program) -> Result<&mut SchedClassifie
 fn refused(doing: String, error: &ProgramError) -> KernelError {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return failed(doing, error) };
     let log = verifier_log.to_string();
-    let lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
-    let reason = match lines.last() {
+    let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
+    let reason = match lines.next_back() {
         Some(line) => format!("{io_error}; the verifier says: {line}"),
         None => io_error.to_string(),
     };

@@ -118,18 +118,39 @@ pub struct Container {
     pub port: String,
 }
 
-impl Host {
-    fn new(number: u8, ipv6_underlay: bool, datapath: Datapath) -> Self {
-        let netns = Netns::new("h");
-        let overlay = Overlay(format!("{}o", netns.name));
+impl Container {
+    /// One with the addresses 10.77.0.NUMBER and `fd77::NUMBER`, on no network yet.
+    pub fn new(number: u8) -> Self {
         let v4: IpAddr = [10, 77, 0, number].into();
-        let container = Container {
+        Self {
             netns: Netns::new("c"),
             v4,
             v6: format!("fd77::{number}").parse().unwrap(),
             mac: MacAddr::for_address(v4),
             port: format!("weft-000000000{number}"),
+        }
+    }
+
+    /// Its port, as it should be.
+    pub fn desired_port(&self, mtu: Mtu) -> Port {
+        let addresses =
+            vec![ipnet::IpNet::new(self.v4, 24).unwrap(), ipnet::IpNet::new(self.v6, 64).unwrap()];
+        let sandbox = FarEndSandbox {
+            path: self.netns.path().display().to_string(),
+            interface: "eth0".to_owned(),
+            addresses,
         };
+        let name = self.port.replace("weft-", "weftc");
+        let far_end = PortFarEnd { name, mac: self.mac, sandbox: Some(sandbox) };
+        Port { mtu, up: true, bridged: true, far_end: Some(far_end) }
+    }
+}
+
+impl Host {
+    fn new(number: u8, ipv6_underlay: bool, datapath: Datapath) -> Self {
+        let netns = Netns::new("h");
+        let overlay = Overlay(format!("{}o", netns.name));
+        let container = Container::new(number);
         let vtep = if ipv6_underlay { format!("fd99::{number}") } else { format!("192.168.77.{number}") };
         let linux = start(&netns, &overlay.0, datapath);
         Self { linux, overlay, netns, container, vtep: vtep.parse().unwrap(), datapath }
@@ -162,20 +183,8 @@ impl Host {
     pub fn desired(&self, peer: &Self, vni: Vni) -> HostState {
         let mtu = self.mtu();
         let (local, remote) = (&self.container, &peer.container);
-        let far_end = PortFarEnd {
-            name: local.port.replace("weft-", "weftc"),
-            mac: local.mac,
-            sandbox: Some(FarEndSandbox {
-                path: local.netns.path().display().to_string(),
-                interface: "eth0".to_owned(),
-                addresses: vec![
-                    ipnet::IpNet::new(local.v4, 24).unwrap(),
-                    ipnet::IpNet::new(local.v6, 64).unwrap(),
-                ],
-            }),
-        };
         let mac = |kind: u32| MacAddr::for_device(vni.get() | kind << 24);
-        let port = Port { mtu, up: true, bridged: true, far_end: Some(far_end) };
+        let port = local.desired_port(mtu);
         let vxlan = Vxlan { local: self.vtep, port: UDP_PORT, mac: mac(1), mtu, up: true, bridged: true };
         let fdb = |port: String, vtep| Object::Fdb(Fdb { port: Some(port), vtep });
         let neighbour = || Object::Neighbour(Neighbour { mac: remote.mac });
