@@ -121,12 +121,13 @@ pub fn devices(namespace: &NetNs) -> Vec<String> {
     names
 }
 
-/// weft's devices in a namespace.
+/// weft's devices in a namespace that belong to a network or an endpoint. (The fast path's trunk belongs to the host.)
 pub fn weft_devices(namespace: &NetNs) -> Vec<String> {
     if !namespace.exists() {
         return Vec::new();
     }
-    devices(namespace).into_iter().filter(|name| name.starts_with("weft")).collect()
+    let ours = |name: &String| name.starts_with("weft") && name != "weft-trunk";
+    devices(namespace).into_iter().filter(ours).collect()
 }
 
 /// How often drift was repaired, of all kinds, as `weft status` tells.
