@@ -142,9 +142,12 @@ impl AgentError {
                 ErrorKind::Denied
             }
             Self::Store(StoreError::Unreachable { .. }) => ErrorKind::Unavailable,
-            Self::Kernel(KernelError::Unsupported { .. } | KernelError::PortTaken { .. }) => {
-                ErrorKind::Unsupported
-            }
+            // The fast path fails a daemon's start only where it was asked for.
+            Self::Kernel(
+                KernelError::Unsupported { .. }
+                | KernelError::PortTaken { .. }
+                | KernelError::FastPath { .. },
+            ) => ErrorKind::Unsupported,
             Self::Ipam(IpamError::Taken { .. } | IpamError::Full { .. })
             | Self::AlreadyAttached { .. }
             | Self::NameTaken { .. }

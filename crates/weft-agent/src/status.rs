@@ -1,12 +1,13 @@
 //! What the daemon tells of itself and of the cluster: the API's views.
 
 use crate::{
-    Agent,
-    api::{EndpointView, NetworkView, NodeView, Status, StoreStatus},
+    Agent, AgentError,
+    api::{EndpointView, NetworkView, NodeView, Statistics, Status, StoreStatus, Traffic},
     view::Link,
 };
 use ipnet::IpNet;
 use std::{collections::BTreeMap, sync::PoisonError};
+use weft_kernel::Counter;
 use weft_model::{Endpoint, Network, Node, NodeId, Snapshot};
 use weft_store::{JoinToken, StoreUrl};
 
@@ -49,12 +50,35 @@ impl Agent {
                 nodes_alive: s.nodes.keys().filter(|id| s.alive.contains_key(*id)).count(),
                 endpoints: s.endpoints.values().map(BTreeMap::len).sum(),
                 datapath: self.0.datapath.clone(),
+                drops: BTreeMap::new(),
                 kernel_objects: reconciled.objects,
                 problems,
                 drift_repaired: reconciled.drift,
                 engines,
             }
         })
+    }
+
+    /// What this host's programs have carried; `None` where frames take the kernel's path, which does not count so.
+    pub async fn statistics(&self) -> Result<Option<Statistics>, AgentError> {
+        let Some(counters) = self.0.kernel.counters().await? else { return Ok(None) };
+        let own = self.0.view.this().vteps.first().copied();
+        Ok(Some(self.read(|s| {
+            let local = s.all_endpoints().filter(|e| e.node == self.0.node);
+            let endpoints = local.filter_map(|e| {
+                let counter = counters.ports.get(&weft_plan::port_name(&e.id))?;
+                Some((e.id.clone(), traffic(counter)))
+            });
+            let nodes = s.nodes.values().filter_map(|n| {
+                let counter = counters.peers.get(&n.vtep_like(own?)?)?;
+                Some((n.id.clone(), traffic(counter)))
+            });
+            Statistics {
+                endpoints: endpoints.collect(),
+                nodes: nodes.collect(),
+                drops: counters.drops.iter().map(|(reason, n)| ((*reason).to_owned(), *n)).collect(),
+            }
+        })))
     }
 
     /// Peers that frames cannot be sent to, with the reason.
@@ -158,6 +182,11 @@ impl Agent {
             started: node.started,
         }
     }
+}
+
+fn traffic(counter: &Counter) -> Traffic {
+    let Counter { tx_packets, tx_bytes, rx_packets, rx_bytes } = *counter;
+    Traffic { tx_packets, tx_bytes, rx_packets, rx_bytes }
 }
 
 fn sorted(mut endpoints: Vec<EndpointView>) -> Vec<EndpointView> {

@@ -21,7 +21,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use weft_kernel::{Counter, Counters, fast_path};
+use weft_kernel::{Counter, Counters, FastPath, LinuxOptions, fast_path};
 use weft_model::{MacAddr, Vni};
 use weft_plan::{Fdb, HostState, Key, Object};
 
@@ -369,6 +369,48 @@ async fn what_others_change_of_maps_programs_and_trunk_is_seen_and_put_right() {
     }
     assert_eq!(table::<20, 8>(&a, "neighbours").keys().count(), 2);
     assert_eq!(table::<12, 24>(&a, "stations").keys().count(), 2);
+}
+
+#[tokio::test]
+async fn pins_that_are_all_gone_are_made_again() {
+    if !can_run("ip") {
+        return;
+    }
+    let (a, b, vni) = one_network_with(false, BOTH).await;
+    let desired = a.desired(&b, vni);
+    std::fs::remove_dir_all(pin(&a, "links")).unwrap();
+    for (in_overlay, device) in [(true, a.container.port.as_str()), (false, "u0"), (false, "weft-trunk")] {
+        wait_until_detached(&a, in_overlay, device);
+    }
+    // Nothing is lost meanwhile: the kernel's path is there.
+    ping_both_ways(&a, &b);
+    a.reconcile(&desired).await;
+    assert_eq!(a.observe().await, observable(&desired));
+    let before = of_container(&a, &a.container).await;
+    ping_both_ways(&a, &b);
+    assert!(of_container(&a, &a.container).await.rx_packets >= before.rx_packets + 4);
+}
+
+#[tokio::test]
+async fn a_second_daemon_in_one_namespace_is_told_why_it_cannot_have_a_trunk() {
+    if !can_run("ip") {
+        return;
+    }
+    let (a, b, _) = one_network_with(false, BOTH).await;
+    let second = lab::Overlay(format!("{}2", a.overlay.0));
+    let options = LinuxOptions { overlay_netns: second.0.clone() };
+    let refused = a.netns.namespace.run(|| FastPath::new(&options).err().unwrap().to_string()).unwrap();
+    assert!(refused.contains("does another weft daemon run in it?"), "{refused}");
+    fast_path::remove(&second.0).unwrap();
+    ping_both_ways(&a, &b);
+    assert!(of_container(&a, &a.container).await.rx_packets >= 4, "the first one's is as it was");
+}
+
+#[test]
+fn this_kernel_can_have_the_fast_path() {
+    if can_run("ip") {
+        assert_eq!(fast_path::probe(), Ok(()));
+    }
 }
 
 #[tokio::test]

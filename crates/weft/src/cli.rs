@@ -164,6 +164,9 @@ pub enum EndpointCommand {
         /// Only those on this network
         #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         network: Option<String>,
+        /// Show what the endpoints of this node have sent and received instead
+        #[arg(long, conflicts_with = "quiet")]
+        stats: bool,
         /// How.
         #[command(flatten)]
         list: ListFlags,
@@ -177,7 +180,14 @@ pub enum EndpointCommand {
 pub enum NodeCommand {
     /// List the nodes; the one that answers is marked with *
     #[command(alias = "list")]
-    Ls(ListFlags),
+    Ls {
+        /// Show what this node has sent to the others and received from them instead
+        #[arg(long, conflicts_with = "quiet")]
+        stats: bool,
+        /// How.
+        #[command(flatten)]
+        list: ListFlags,
+    },
 }
 
 /// `weft attach`
@@ -313,9 +323,9 @@ mod tests {
             ),
             ("network inspect", "--format"),
             ("endpoint", "ls inspect"),
-            ("endpoint ls", "--network --format"),
+            ("endpoint ls", "--network --stats --format"),
             ("endpoint inspect", "--format"),
-            ("node ls", "--format"),
+            ("node ls", "--stats --format"),
             ("attach", "--netns --ip --mac --interface --name"),
             ("detach", "--netns"),
             ("status", "--format"),

@@ -7,7 +7,7 @@ use std::{
     fmt::Display,
     io::{self, Write},
 };
-use weft_agent::api::{EndpointView, ErrorKind, NetworkView, NodeView, Status};
+use weft_agent::api::{EndpointView, ErrorKind, NetworkView, NodeView, Status, Traffic};
 use weft_model::UnixSeconds;
 
 /// Writes to stdout. A reader that has seen enough (`weft network ls | head -1`) is no failure.
@@ -75,6 +75,52 @@ pub fn nodes(nodes: &[NodeView]) -> String {
         ]
     });
     table(["NODE ID", "NAME", "STATE", "VTEP", "PORT", "MTU", "ENDPOINTS", "VERSION"], rows)
+}
+
+/// Something and what it has sent and received.
+#[derive(Serialize)]
+pub struct Counted<T> {
+    /// An endpoint of this node, or another node.
+    #[serde(flatten)]
+    pub of: T,
+    /// What it has sent and received; of a node: what this one has sent to it and received from it.
+    #[serde(flatten)]
+    pub traffic: Traffic,
+}
+
+/// `weft endpoint ls --stats`
+pub fn endpoint_traffic(endpoints: &[Counted<EndpointView>]) -> String {
+    let rows = endpoints.iter().map(|Counted { of, traffic }| {
+        let [tx_packets, tx_bytes, rx_packets, rx_bytes] = numbers(traffic);
+        let container = or_dash(of.container.as_ref().map(|c| &c.name));
+        let (network, addresses) = (of.network_name.clone(), list(&of.addresses));
+        [of.id.short().to_owned(), network, container, addresses, tx_packets, tx_bytes, rx_packets, rx_bytes]
+    });
+    let head = [
+        "ENDPOINT ID",
+        "NETWORK",
+        "CONTAINER",
+        "ADDRESS",
+        "TX PACKETS",
+        "TX BYTES",
+        "RX PACKETS",
+        "RX BYTES",
+    ];
+    table(head, rows)
+}
+
+/// `weft node ls --stats`
+pub fn node_traffic(nodes: &[Counted<NodeView>]) -> String {
+    let rows = nodes.iter().map(|Counted { of, traffic }| {
+        let [tx_packets, tx_bytes, rx_packets, rx_bytes] = numbers(traffic);
+        let (name, vteps) = (of.name.clone(), list(&of.vteps));
+        [of.id.short().to_owned(), name, vteps, tx_packets, tx_bytes, rx_packets, rx_bytes]
+    });
+    table(["NODE ID", "NAME", "VTEP", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"], rows)
+}
+
+fn numbers(traffic: &Traffic) -> [String; 4] {
+    [traffic.tx_packets, traffic.tx_bytes, traffic.rx_packets, traffic.rx_bytes].map(|n| n.to_string())
 }
 
 /// `weft network inspect --format table`
@@ -159,6 +205,11 @@ pub fn status(status: &Status, now: UnixSeconds) -> String {
         ),
     );
     facts.add("data path", &status.datapath);
+    let drops: Vec<_> = status.drops.iter().filter(|(_, n)| **n > 0).collect();
+    if !drops.is_empty() {
+        let reasons = drops.iter().map(|(reason, n)| format!("{n} frames ({reason})"));
+        facts.add("drops", reasons.collect::<Vec<_>>().join(", "));
+    }
     facts.add("kernel", counted(status.kernel_objects, "object"));
     let drift: u64 = status.drift_repaired.values().sum();
     let kinds = status.drift_repaired.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}"));

@@ -80,6 +80,7 @@ fn fine() -> Status {
         nodes_alive: 2,
         endpoints: 3,
         datapath: "ebpf".to_owned(),
+        drops: std::collections::BTreeMap::new(),
         kernel_objects: 14,
         problems: vec![],
         drift_repaired: [("fdb".to_owned(), 0)].into(),
@@ -211,16 +212,34 @@ fn the_status_of_an_ailing_host_says_what_ails_it() {
         version: Some("20.10.24".to_owned()),
         problems: vec!["the name \"net\" is taken".to_owned()],
     }];
+    ailing.drops = [("no route to the peer".to_owned(), 5), ("no room".to_owned(), 0)].into();
+    ailing.datapath = "kernel (this kernel lacks what the eBPF data path needs: tcx)".to_owned();
     let text = status(&ailing, 1000);
     for line in [
         "store       local, NOT CONNECTED: connection refused\n",
         "drift       3 repaired (device 1, fdb 2)\n",
         "engine      docker 20.10.24 at unix:///var/run/docker.sock, NOT CONNECTED\n",
+        "data path   kernel (this kernel lacks what the eBPF data path needs: tcx)\n",
+        "drops       5 frames (no route to the peer)\n",
         "problem     docker: the name \"net\" is taken\n",
         "problem     weft-vx4096: no such device\n",
     ] {
         assert!(text.contains(line), "{line:?} should be in\n{text}");
     }
+}
+
+#[test]
+fn traffic_stands_beside_who_has_it() {
+    let traffic = Traffic { tx_packets: 3, tx_bytes: 294, rx_packets: 2, rx_bytes: 196 };
+    let endpoints = [Counted { of: web(), traffic }];
+    let text = endpoint_traffic(&endpoints);
+    let row: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
+    let expected = "eeeeeeeeeeee my-multi-host-net web 10.9.0.2/24,fd00:9::2/64 3 294 2 196";
+    assert_eq!(row.join(" "), expected);
+    let text = node_traffic(&[Counted { of: h1(), traffic }]);
+    assert!(text.contains("TX PACKETS   TX BYTES   RX PACKETS   RX BYTES"), "{text}");
+    let value: serde_json::Value = serde_json::from_str(&json(&endpoints).unwrap()).unwrap();
+    assert_eq!((&value[0]["mac"], &value[0]["rx_bytes"]), (&"02:42:0a:09:00:02".into(), &196.into()));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use super::{
     AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, NetworkSpec, NetworkView, NodeView,
-    Status,
+    Statistics, Status,
 };
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -92,6 +92,11 @@ impl Client {
     /// How the daemon is.
     pub async fn status(&self) -> Result<Status, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// What this host's programs have carried; `None` where none count.
+    pub async fn statistics(&self) -> Result<Option<Statistics>, ClientError> {
+        self.get("/v1/statistics").await
     }
 
     /// All networks.

@@ -143,6 +143,7 @@ async fn answers_arrive_as_they_were_sent() {
         nodes_alive: 1,
         endpoints: 0,
         datapath: "ebpf".to_owned(),
+        drops: std::collections::BTreeMap::new(),
         kernel_objects: 0,
         problems: vec![],
         drift_repaired: [("fdb".to_owned(), 2)].into(),

@@ -24,5 +24,5 @@ pub use client::{Client, ClientError};
 pub(crate) use server::{bind, serve};
 pub use types::{
     AttachRequest, DetachRequest, EndpointView, EngineStatus, ErrorBody, ErrorKind, NetworkSpec, NetworkView,
-    NodeView, Status, StoreStatus,
+    NodeView, Statistics, Status, StoreStatus, Traffic,
 };

@@ -1,6 +1,9 @@
 //! The daemon's side of the API.
 
-use super::{AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, NetworkSpec, NetworkView};
+use super::{
+    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, NetworkSpec, NetworkView, Statistics,
+    Status,
+};
 use crate::{Agent, AgentError};
 use axum::{
     Json, Router,
@@ -57,7 +60,8 @@ pub(crate) async fn serve(listener: UnixListener, path: PathBuf, agent: Agent, s
 
 fn router(agent: Agent) -> Router {
     Router::new()
-        .route("/v1/status", get(async |State(agent): State<Agent>| Json(agent.status())))
+        .route("/v1/status", get(status))
+        .route("/v1/statistics", get(statistics))
         .route("/v1/nodes", get(async |State(agent): State<Agent>| Json(agent.nodes())))
         .route(
             "/v1/networks",
@@ -74,6 +78,15 @@ fn router(agent: Agent) -> Router {
             refuse(&ErrorBody { error, hint: None, kind: ErrorKind::NotFound })
         })
         .with_state(agent)
+}
+
+async fn status(State(agent): State<Agent>) -> Result<Json<Status>, AgentError> {
+    let drops = agent.statistics().await?.unwrap_or_default().drops;
+    Ok(Json(Status { drops, ..agent.status() }))
+}
+
+async fn statistics(State(agent): State<Agent>) -> Result<Json<Option<Statistics>>, AgentError> {
+    agent.statistics().await.map(Json)
 }
 
 async fn create_network(

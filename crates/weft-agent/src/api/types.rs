@@ -106,6 +106,30 @@ pub struct NodeView {
     pub started: UnixSeconds,
 }
 
+/// What an endpoint, or this host with a peer, has sent and received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent, without outer headers.
+    pub tx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received, without outer headers.
+    pub rx_bytes: u64,
+}
+
+/// What this host's programs have carried since they were first loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// By endpoint of this host.
+    pub endpoints: BTreeMap<EndpointId, Traffic>,
+    /// By peer.
+    pub nodes: BTreeMap<NodeId, Traffic>,
+    /// Frames that had to be dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
 /// Attach a network namespace to a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -157,6 +181,8 @@ pub struct Status {
     pub endpoints: usize,
     /// How frames are carried on this host: `ebpf`, or `kernel` with the reason.
     pub datapath: String,
+    /// Frames that the programs had to drop since they were first loaded, by reason; empty where none count.
+    pub drops: BTreeMap<String, u64>,
     /// Objects that this host's kernel should hold.
     pub kernel_objects: usize,
     /// What is at the moment not as it should be, and why.

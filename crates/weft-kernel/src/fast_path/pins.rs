@@ -65,12 +65,8 @@ impl Pins {
     /// Makes the folders, on a BPF filesystem that is mounted if it was not.
     pub fn prepare(&self, programs: &[&str]) -> Result<(), KernelError> {
         ensure_mounted()?;
-        let links = programs.iter().map(|program| self.links(program));
-        for folder in links.chain([self.folder.join(LAYOUT).join("maps")]) {
-            let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
-            made.map_err(|e| failed(format!("make {}", folder.display()), &e))?;
-        }
-        Ok(())
+        make_folder(&self.folder.join(LAYOUT).join("maps"))?;
+        programs.iter().try_for_each(|program| make_folder(&self.links(program)))
     }
 
     /// Removes the pins of other layouts than this one's.
@@ -96,6 +92,12 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
+
+/// Makes a folder, unless it is there.
+pub(super) fn make_folder(path: &Path) -> Result<(), KernelError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| failed(format!("make {}", path.display()), &e))
 }
 
 /// Removes one pin, if it is there.

@@ -204,8 +204,8 @@ impl Plane {
         self.base_due = outcome.is_err();
         if outcome.is_err() {
             self.maps.ports.remove_where(|_, _| true)?;
-            self.maps.set_host(HostEntry::NONE)?;
             self.maps.publish()?;
+            self.maps.set_host(HostEntry::NONE)?;
         }
         outcome
     }

@@ -6,7 +6,7 @@
 use super::{
     failed,
     maps::{Maps, SHARED},
-    pins::{Pins, unpin},
+    pins::{Pins, make_folder, unpin},
 };
 use crate::{KernelError, Namespace};
 use aya::{
@@ -101,6 +101,7 @@ impl Loaded {
         if let Some(pin) = pin {
             // The pin of a link that died with an earlier device, or that is not at this one.
             unpin(pin)?;
+            pin.parent().map_or(Ok(()), make_folder)?;
         }
         let doing = format!("attach program {} to device {device}", self.program.name());
         let order = TcAttachOptions::TcxOrder(LinkOrder::last());

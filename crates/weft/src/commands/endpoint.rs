@@ -1,6 +1,6 @@
 //! `weft endpoint`: who is where.
 
-use super::{Each, print_inspected, print_list};
+use super::{Each, counted, print_inspected, print_list, statistics};
 use crate::{cli::EndpointCommand, exit::Failure, output};
 use std::process::ExitCode;
 use weft_agent::api::Client;
@@ -8,12 +8,18 @@ use weft_agent::api::Client;
 /// `weft endpoint …`
 pub async fn run(command: EndpointCommand, client: &Client) -> Result<ExitCode, Failure> {
     match command {
-        EndpointCommand::Ls { network, list } => {
+        EndpointCommand::Ls { network, stats, list } => {
             let endpoints = match network {
                 // Asked of the network, so that one that does not exist is an error and not an empty list.
                 Some(reference) => client.network(&reference).await?.endpoints,
                 None => client.endpoints().await?,
             };
+            if stats {
+                let traffic = statistics(client).await?.endpoints;
+                let counted = counted(endpoints, |view| traffic.get(&view.id).copied());
+                print_list(&counted, list, output::endpoint_traffic, |counted| counted.of.id.as_str())?;
+                return Ok(ExitCode::SUCCESS);
+            }
             print_list(&endpoints, list, output::endpoints, |view| view.id.as_str())?;
             Ok(ExitCode::SUCCESS)
         }

@@ -15,11 +15,11 @@ use crate::{
     config::{self, DaemonConfig, Layers},
     daemon,
     exit::Failure,
-    output,
+    output::{self, Counted},
 };
 use serde::Serialize;
 use std::{path::PathBuf, process::ExitCode};
-use weft_agent::api::{Client, ErrorKind};
+use weft_agent::api::{Client, ErrorKind, Statistics, Traffic};
 
 /// Does what was typed.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -72,6 +72,24 @@ fn require_root(command: &str) -> Result<(), Failure> {
     }
     Err(Failure::new(ErrorKind::Denied, format!("weft {command} must run as root"))
         .hint("it makes network devices and namespaces"))
+}
+
+/// What this host's programs have carried.
+async fn statistics(client: &Client) -> Result<Statistics, Failure> {
+    let uncounted = || {
+        Failure::new(
+            ErrorKind::Unsupported,
+            "this host's frames take the kernel's path, which does not count them",
+        )
+        .hint("`weft status` tells why; `ip -s link` in the overlay namespace tells what its devices carried")
+    };
+    client.statistics().await?.ok_or_else(uncounted)
+}
+
+/// Those that were counted, with what they have sent and received.
+fn counted<T>(views: Vec<T>, traffic: impl Fn(&T) -> Option<Traffic>) -> Vec<Counted<T>> {
+    let views = views.into_iter();
+    views.filter_map(|of| traffic(&of).map(|traffic| Counted { of, traffic })).collect()
 }
 
 /// Prints a list as asked for.
