@@ -58,9 +58,13 @@ pub fn run(flags: &Flags) -> Result<()> {
             return summary(&outcomes, &cannot_run);
         }
     };
-    for (name, arguments) in steps(flags.quick) {
+    for Step { name, arguments, datapath } in steps(flags.quick) {
         let mut command = cargo(&arguments);
         environment(&mut command, &weft, &cannot_run);
+        if let Some(datapath) = datapath {
+            // Every daemon that the tests start reads it.
+            command.env("WEFT_DATAPATH", datapath);
+        }
         if let Some(filter) = &flags.filter {
             let harness: &[&str] = if arguments.contains(&"--") { &[] } else { &["--"] };
             command.args(harness).arg(filter);
@@ -70,7 +74,15 @@ pub fn run(flags: &Flags) -> Result<()> {
     summary(&outcomes, &cannot_run)
 }
 
-fn steps(quick: bool) -> Vec<(&'static str, Vec<&'static str>)> {
+/// A run of `cargo test`.
+struct Step {
+    name: &'static str,
+    arguments: Vec<&'static str>,
+    /// Which data path the daemons use.
+    datapath: Option<&'static str>,
+}
+
+fn steps(quick: bool) -> Vec<Step> {
     let mut pure = vec!["test", "--no-fail-fast", "--workspace", "--exclude", END_TO_END];
     let mut kernel = vec!["test", "--no-fail-fast"];
     for name in KERNEL {
@@ -78,11 +90,13 @@ fn steps(quick: bool) -> Vec<(&'static str, Vec<&'static str>)> {
         kernel.extend(["--package", name]);
     }
     kernel.extend(["--", "--test-threads=1"]);
-    let mut steps = vec![("unit, property, conformance", pure)];
+    let step = |name, arguments, datapath| Step { name, arguments, datapath };
+    let mut steps = vec![step("unit, property, conformance", pure, None)];
     if !quick {
-        steps.push(("kernel and lab", kernel));
+        steps.push(step("kernel and lab", kernel, None));
         let end_to_end = vec!["test", "--no-fail-fast", "--package", END_TO_END, "--", "--test-threads=1"];
-        steps.push(("end to end", end_to_end));
+        steps.push(step("end to end, eBPF data path", end_to_end.clone(), Some("ebpf")));
+        steps.push(step("end to end, kernel data path", end_to_end, Some("kernel")));
     }
     steps
 }
@@ -182,13 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn every_crate_is_tested_by_exactly_one_step() {
+    fn every_crate_is_tested_and_the_clusters_on_both_data_paths() {
         let all = steps(false);
-        assert_eq!(all.len(), 3);
-        for name in KERNEL.iter().chain([&END_TO_END]) {
-            let excluded = all[0].1.windows(2).any(|w| w == ["--exclude", *name]);
-            let tested = all[1..].iter().filter(|(_, a)| a.windows(2).any(|w| w == ["--package", *name]));
-            assert!(excluded && tested.count() == 1, "{name}");
+        for (name, times) in [(KERNEL[0], 1), (KERNEL[1], 1), (END_TO_END, 2)] {
+            let excluded = all[0].arguments.windows(2).any(|w| w == ["--exclude", name]);
+            let tested = all[1..].iter().filter(|s| s.arguments.windows(2).any(|w| w == ["--package", name]));
+            assert!(excluded && tested.count() == times, "{name}");
         }
+        let paths: Vec<_> = all.iter().filter_map(|step| step.datapath).collect();
+        assert_eq!(paths, ["ebpf", "kernel"]);
     }
 }
