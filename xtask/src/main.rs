@@ -6,12 +6,16 @@
 //! | `cargo xtask test` | everything that is tested, from unit tests to two real Docker engines |
 //! | `cargo xtask lint` | formatting and clippy, as the tests ask for them |
 //! | `cargo xtask measure` | the figures that notes and documents quote |
+//! | `cargo xtask bench` | weft beside the bare wire and Docker's own networks; `--quick` in under 3 minutes |
 //! | `cargo xtask tools` | installs what the others need |
 
 mod apt;
+mod bench;
 mod demo;
 mod lint;
+mod machine;
 mod measure;
+mod statistics;
 mod step;
 mod test;
 mod throughput;
@@ -37,6 +41,11 @@ enum Chore {
     Lint,
     /// Measure what notes and documents quote
     Measure,
+    /// Measure weft beside the bare wire and Docker's own networks
+    Bench(bench::Flags),
+    /// One end of a measurement, as the benchmark runs it
+    #[command(subcommand, hide = true)]
+    BenchPeer(bench::peer::Role),
     /// Install what the demo and the tests need
     Tools,
 }
@@ -48,6 +57,8 @@ fn main() -> anyhow::Result<()> {
         Chore::Test(flags) => test::run(&flags),
         Chore::Lint => lint::run(),
         Chore::Measure => measure::run(),
+        Chore::Bench(flags) => bench::run(&flags),
+        Chore::BenchPeer(role) => bench::peer::run(&role),
         Chore::Tools => tools::install(tools::Want::All),
     }
 }

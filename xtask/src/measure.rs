@@ -4,15 +4,14 @@
 //! may be busy, but then it is for both.
 
 use crate::{
+    machine::Machine,
+    statistics::median,
     step::{build_weft_for_release, need_root},
     throughput::throughput,
     tools,
 };
 use anyhow::{Context, Result};
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use weft_lab::{
     Container, EngineOptions, EngineVersion, Fixture, Lab, LabOptions, LabStore, NetNs, Tools, until,
 };
@@ -27,7 +26,7 @@ pub fn run() -> Result<()> {
     need_root("measure")?;
     tools::install(tools::Want::All)?;
     let weft = build_weft_for_release()?;
-    println!("machine: {}", machine()?);
+    println!("machine: {}", Machine::this()?);
     let lab = Fixture::up(LabOptions::new("measure", &weft))?;
     attach(&lab)?;
     wire(&lab)?;
@@ -72,12 +71,12 @@ fn wire(lab: &Lab) -> Result<()> {
         raw_trip.push(round_trip(&host.namespace, &peer.address.to_string())?);
         across_trip.push(round_trip(&near.namespace, &far.ip()?)?);
     }
-    let (raw, across) = (median(raw), median(across));
+    let (raw, across) = (median(&raw), median(&across));
     println!(
         "TCP, one stream        {across:.1} Gb/s, host to host {raw:.1} Gb/s: ratio {:.2}",
         across / raw
     );
-    let (raw, across) = (median(raw_trip), median(across_trip));
+    let (raw, across) = (median(&raw_trip), median(&across_trip));
     println!("ping, median of means  {across:.3} ms, host to host {raw:.3} ms: ratio {:.2}", across / raw);
     Ok(())
 }
@@ -134,7 +133,7 @@ impl Times {
     }
 
     fn median(&self) -> f64 {
-        median(self.0.clone())
+        median(&self.0)
     }
 }
 
@@ -146,35 +145,12 @@ impl std::fmt::Display for Times {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The processor, how many, the memory, the kernel.
-fn machine() -> Result<String> {
-    let cpus = fs::read_to_string("/proc/cpuinfo")?;
-    let model = cpus.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ").map(|(_, m)| m));
-    let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
-    let memory = fs::read_to_string("/proc/meminfo")?;
-    let kib: Option<u64> = memory.split_whitespace().nth(1).and_then(|kib| kib.parse().ok());
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
-    Ok(format!(
-        "{count} x {}, {} GiB, Linux {}",
-        model.unwrap_or("unknown processor"),
-        kib.unwrap_or(0) / (1 << 20),
-        kernel.trim()
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_median_is_the_middle_one() {
-        assert!((median(vec![3.0, 1.0, 2.0]) - 2.0).abs() < f64::EPSILON);
-        assert!(median(vec![]).is_nan());
+    fn times_are_told_as_their_median_and_how_far_they_go() {
         assert_eq!(Times(vec![1.0, 9.0, 2.0]).to_string(), "2 ms, median of 3 (1 to 9)");
     }
 }

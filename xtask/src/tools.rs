@@ -23,16 +23,17 @@ pub enum Want {
     All,
 }
 
-/// What it takes to compile: etcd's client is made from its protocol's definition.
-const BUILD: [&str; 2] = ["protobuf-compiler", "libprotobuf-dev"];
+/// What it takes to compile: etcd's client is made from its protocol's definition, the fast path's programs are C.
+const BUILD: [&str; 3] = ["protobuf-compiler", "libprotobuf-dev", "clang"];
 
 /// What it takes to run a lab.
-const LAB: [&str; 9] = [
+const LAB: [&str; 10] = [
     "iproute2",
     "iputils-ping",
     "procps",
     "tcpdump",
     "iperf3",
+    "sockperf",
     "busybox-static",
     "nftables",
     "iptables",
