@@ -6,12 +6,12 @@
 use super::{
     counters::{CounterBytes, Owner, Slots},
     failed,
-    table::{Layout, Table},
+    table::{Layout, Table, check_sizes},
 };
 use crate::KernelError;
 use aya::{
     Ebpf,
-    maps::{Array, Map, MapData, PerCpuArray},
+    maps::{Array, IterableMap, Map, MapData, PerCpuArray},
 };
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weft_model::MacAddr;
@@ -117,15 +117,20 @@ impl Maps {
             object.take_map(name).ok_or_else(absent)
         };
         let counters: PerCpuArray<MapData, CounterBytes> = array("counters", take("counters")?)?;
+        let drops: PerCpuArray<MapData, u64> = array("drops", take("drops")?)?;
+        let hosts: Array<MapData, [u8; HOST]> = array("hosts", take("hosts")?)?;
+        check_sizes("counters", counters.map(), 4, size_of::<CounterBytes>())?;
+        check_sizes("drops", drops.map(), 4, 8)?;
+        check_sizes("hosts", hosts.map(), 4, HOST)?;
         Ok(Self {
             stations: Table::new("stations", take("stations")?)?,
             neighbours: Table::new("neighbours", take("neighbours")?)?,
             ports: Table::new("ports", take("ports")?)?,
             peers: Table::new("peers", take("peers")?)?,
-            hosts: array("hosts", take("hosts")?)?,
+            hosts,
             slots: Slots::new(counters.len()),
             counters,
-            drops: array("drops", take("drops")?)?,
+            drops,
         })
     }
 

@@ -60,7 +60,12 @@ impl Plane {
             pins.remove_all()?;
             sides.ensure_trunk()?;
         }
-        let (programs, mut maps) = Programs::load(&pins)?;
+        let (programs, mut maps) = Programs::load(&pins).or_else(|error| {
+            // Maps of another layout under this one's name: nothing of them can be used.
+            tracing::warn!(%error, "what is pinned cannot be adopted; beginning anew");
+            pins.remove_all()?;
+            Programs::load(&pins)
+        })?;
         maps.refresh()?;
         Ok(Self {
             overlay_namespace,

@@ -33,6 +33,12 @@ fn try_out() -> Result<(), KernelError> {
         let veth = kind(InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer)));
         let name = LinkAttribute::IfName(DEVICE.to_owned());
         Netlink::open_here()?.create_device(DEVICE, link(0, vec![name, veth]))?;
-        Program::ALL.into_iter().try_for_each(|program| Loaded::load(program, None)?.attach(DEVICE, None))
+        Program::ALL.into_iter().try_for_each(|program| {
+            let mut loaded = Loaded::load(program, None)?;
+            loaded.attach(DEVICE, None).map_err(|error| KernelError::FastPath {
+                doing: "attach a program by a tcx link, which Linux has from 6.6 on".to_owned(),
+                reason: error.to_string(),
+            })
+        })
     })?
 }

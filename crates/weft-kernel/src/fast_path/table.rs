@@ -31,7 +31,9 @@ where
 {
     /// Refuses a map whose entries are of other sizes.
     pub fn new(name: &'static str, map: Map) -> Result<Self, KernelError> {
-        let map = HashMap::try_from(map).map_err(|e| failed(format!("open map {name}"), &e))?;
+        let map: HashMap<_, _, _> =
+            HashMap::try_from(map).map_err(|e| failed(format!("open map {name}"), &e))?;
+        check_sizes(name, map.map(), KN, VN)?;
         Ok(Self { name, map, believed: BTreeMap::new(), changed: false })
     }
 
@@ -79,6 +81,17 @@ where
     pub fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
+}
+
+/// Whether the map in the kernel, which may be an earlier daemon's, has keys and values of these sizes, in bytes.
+pub(super) fn check_sizes(name: &str, map: &MapData, key: usize, value: usize) -> Result<(), KernelError> {
+    let info = map.info().map_err(|e| failed(format!("open map {name}"), &e))?;
+    let found = (info.key_size() as usize, info.value_size() as usize);
+    if found == (key, value) {
+        return Ok(());
+    }
+    let reason = format!("its keys and values have {found:?} bytes and not {:?}", (key, value));
+    Err(KernelError::FastPath { doing: format!("open map {name}"), reason })
 }
 
 fn is_absent(error: &aya::maps::MapError) -> bool {

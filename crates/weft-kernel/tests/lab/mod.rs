@@ -1,6 +1,8 @@
 //! Two hosts joined by a cable, each a network namespace, with an overlay namespace and a container's each.
 #![allow(dead_code)] // Every test program uses its part of this.
 
+pub mod programs;
+
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     path::PathBuf,
