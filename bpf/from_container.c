@@ -131,7 +131,7 @@ int from_container(struct __sk_buff *skb)
 	if ((eth->dst[0] & 1) || (eth->proto != htons(ETH_P_IP) && eth->proto != htons(ETH_P_IPV6)))
 		return TCX_NEXT;
 	host = this_host();
-	if (!host)
+	if (!host || !host->trunk_overlay)
 		return TCX_NEXT;
 	flow = flow_of(ifindex, eth->dst, host->version);
 	if (!flow)

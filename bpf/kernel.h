@@ -73,6 +73,7 @@ static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 #define BPF_F_ADJ_ROOM_ENCAP_L2(len) (((__u64)(len)&0xff) << 56)
 
 #define BPF_FIB_LKUP_RET_SUCCESS 0
+#define BPF_FIB_LKUP_RET_FWD_DISABLED 5
 #define BPF_FIB_LKUP_RET_NO_NEIGH 7
 #define AF_INET 2
 #define AF_INET6 10

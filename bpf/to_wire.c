@@ -56,6 +56,10 @@ int to_wire(struct __sk_buff *skb)
 	found = bpf_fib_lookup(skb, &fib, sizeof(fib), 0);
 	if (found == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return bpf_redirect_neigh(fib.ifindex, 0, 0, 0); // asks who is next, and sends when it knows
+	// Somebody has switched forwarding off on all devices; the daemon will switch it on again on the trunk. Until then
+	// frames leave by the device by which they left before.
+	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED && hop->ifindex)
+		return bpf_redirect_neigh(hop->ifindex, 0, 0, 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
 		return drop(DROP_NO_ROUTE);
 	hop->until = 0;

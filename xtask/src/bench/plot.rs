@@ -15,12 +15,12 @@ const GROUPS: [(Metric, Quantity, &str); 11] = [
     (Metric::Tcp4, Quantity::Throughput, "TCP 4 streams"),
     (Metric::TcpBidir, Quantity::Throughput, "TCP both ways"),
     (Metric::UdpPackets, Quantity::Sent, "UDP 64 B sent"),
-    (Metric::UdpPackets, Quantity::Received, "UDP 64 B received"),
+    (Metric::UdpPackets, Quantity::Received, "64 B received"),
     (Metric::Connections, Quantity::Rate, "connections"),
     (Metric::Tcp1V6, Quantity::Throughput, "IPv6 TCP"),
     (Metric::TcpTrip64, Quantity::Median, "TCP round trip"),
     (Metric::UdpTrip64, Quantity::Median, "UDP round trip"),
-    (Metric::UdpTrip64Awake, Quantity::Median, "the same, awake"),
+    (Metric::UdpTrip64Awake, Quantity::Median, "UDP trip, awake"),
     (Metric::Tcp1, Quantity::Cpu, "CPU per Gb"),
 ];
 
@@ -31,7 +31,7 @@ const LEFT: f64 = 44.0;
 const PANEL: f64 = 250.0;
 const TOP: f64 = 34.0;
 const TALL: f64 = 170.0;
-/// The ratio at the top of a panel; a bar that would be taller is cut, its figure stands on it.
+/// The ratio at the top of a panel; a bar that would be taller is cut, its figure stands in it.
 const MOST: f64 = 2.0;
 
 /// The whole picture.
@@ -70,7 +70,7 @@ fn panel(plan: &Plan, results: &Results, wire: WireKind) -> (f64, String) {
             x += BAR;
         }
         // Short groups still need room for their name.
-        x = x.max(start + 72.0);
+        x = x.max(start + 84.0);
         let middle = f64::midpoint(start, x);
         bars += &text(middle, TOP + TALL + 16.0, "middle", "", name);
         let better = if quantity.more_is_better() { "more is better" } else { "less is better" };
@@ -109,7 +109,10 @@ fn bar(x: f64, contender: Contender, ratio: Option<Spread>) -> String {
     let (y, bottom) = (height_of(median), height_of(0.0));
     let tip = format!("{}: {median:.2} ({least:.2} to {most:.2})", contender.name());
     let (low, high) = (height_of(least), height_of(most));
-    let (place, baseline) = ((y - 8.0).min(high - 4.0), middle + 3.0);
+    let above = (y - 8.0).min(high - 4.0);
+    // On a bar that reaches the top there is room only in it.
+    let place = if above < TOP + 20.0 { TOP + 28.0 } else { above };
+    let baseline = middle + 3.0;
     [
         rect(x + 1.0, y, BAR - 2.0, bottom - y, colour(contender), &tip),
         format!("<line x1=\"{middle}\" x2=\"{middle}\" y1=\"{low:.1}\" y2=\"{high:.1}\" stroke=\"#222\"/>\n"),
