@@ -6,10 +6,15 @@ use super::{
 };
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use std::{net::IpAddr, path::Path, process::Command, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
 use weft_lab::{
-    Container, Engine, EngineOptions, EngineVersion, Fixture, Host, Image, Lab, LabOptions, LabStore, Tools,
-    Wire, run, until,
+    Container, Engine, EngineOptions, EngineVersion, Fixture, Host, Image, Lab, LabOptions, LabStore, NetNs,
+    Tools, Wire, run, until,
 };
 
 /// A network between two places.
@@ -17,6 +22,8 @@ use weft_lab::{
 pub enum Contender {
     /// Host to host, no container
     Raw,
+    /// Containers between whose hosts packets are routed: no overlay, what the containers' own veth pairs cost
+    Routed,
     /// weft with `--datapath=kernel`: bridge and VXLAN device
     Kernel,
     /// weft with `--datapath=ebpf`
@@ -34,12 +41,13 @@ const NETWORK: &str = "bench";
 
 impl Contender {
     /// Those of `--quick`.
-    pub const QUICK: [Self; 3] = [Self::Raw, Self::Kernel, Self::Weft];
+    pub const QUICK: [Self; 4] = [Self::Raw, Self::Routed, Self::Kernel, Self::Weft];
 
     /// Its name as in `--only`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Routed => "routed",
             Self::Kernel => "kernel",
             Self::Weft => "weft",
             Self::DockerClassic => "docker-classic",
@@ -56,7 +64,7 @@ impl Contender {
     /// The version of the Docker that it needs.
     pub const fn engine(self) -> Option<EngineVersion> {
         match self {
-            Self::Raw | Self::Kernel | Self::Weft => None,
+            Self::Raw | Self::Routed | Self::Kernel | Self::Weft => None,
             Self::DockerClassic => Some(EngineVersion::V20_10),
             Self::DockerSwarm | Self::DockerBridge => Some(EngineVersion::V26_1),
         }
@@ -66,6 +74,7 @@ impl Contender {
     pub fn set_up(self, weft: &Path) -> Result<Site> {
         let site = match self {
             Self::Raw => raw(self, weft),
+            Self::Routed => routed(self, weft),
             Self::Kernel => weft_with(self, weft, "kernel"),
             Self::Weft => weft_with(self, weft, "ebpf"),
             Self::DockerClassic => docker_classic(self, weft),
@@ -80,6 +89,7 @@ impl Contender {
     fn lab(self, weft: &Path) -> LabOptions {
         let name = match self {
             Self::Raw => "braw",
+            Self::Routed => "brouted",
             Self::Kernel => "bkernel",
             Self::Weft => "bweft",
             Self::DockerClassic => "bclassic",
@@ -113,6 +123,46 @@ fn raw(contender: Contender, weft: &Path) -> Result<Site> {
     let [from, to] = [lab.host("h1")?, lab.host("h2")?].map(|host| Place::named(&host.namespace));
     let across = Pair { from, to, v4: Host::ipv4_of(2).into(), v6: Some(Host::ipv6_of(2).into()) };
     Ok(Site { contender, lab, across: Some(across), within: None })
+}
+
+/// A container on each host, by a veth pair, and routes.
+fn routed(contender: Contender, weft: &Path) -> Result<Site> {
+    let mut lab = Fixture::up(contender.lab(weft))?;
+    for (number, peer) in [(1, 2), (2, 1)] {
+        let host = lab.host(&format!("h{number}"))?.namespace.clone();
+        let container = Container::named(lab.host(&format!("h{number}"))?, 1);
+        let inside = NetNs::create(container.namespace.name())?;
+        // The lab takes it down with its own.
+        lab.containers.push(container);
+        host.sysctl("net.ipv4.ip_forward", "1")?;
+        host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        let (outer, inner) = (routed_address(number, 1), routed_address(number, 2));
+        host.ip(&["link", "add", "near", "type", "veth", "peer", "name", "eth0", "netns", inside.name()])?;
+        for (namespace, device, address) in [(&host, "near", &outer), (&inside, "eth0", &inner)] {
+            namespace.ip(&["addr", "add", &format!("{}/24", address.0), "dev", device])?;
+            namespace.ip(&["addr", "add", &format!("{}/64", address.1), "dev", device, "nodad"])?;
+            namespace.ip(&["link", "set", device, "up"])?;
+        }
+        inside.ip(&["route", "add", "default", "via", &outer.0.to_string()])?;
+        inside.ip(&["-6", "route", "add", "default", "via", &outer.1.to_string()])?;
+        let far = routed_address(peer, 0);
+        host.ip(&["route", "add", &format!("{}/24", far.0), "via", &Host::ipv4_of(peer).to_string()])?;
+        host.ip(&["-6", "route", "add", &format!("{}/64", far.1), "via", &Host::ipv6_of(peer).to_string()])?;
+    }
+    let [from, to] = [lab.container("h1/c1")?, lab.container("h2/c1")?].map(|c| Place::named(&c.namespace));
+    let (v4, v6) = routed_address(2, 2);
+    Ok(Site {
+        contender,
+        lab,
+        across: Some(Pair { from, to, v4: v4.into(), v6: Some(v6.into()) }),
+        within: None,
+    })
+}
+
+/// The addresses number `station` of a host's container network.
+fn routed_address(host: u8, station: u8) -> (Ipv4Addr, Ipv6Addr) {
+    let v6 = Ipv6Addr::new(0xfd78, host.into(), 0, 0, 0, 0, 0, station.into());
+    (Ipv4Addr::new(10, 78, host, station), v6)
 }
 
 /// weft's daemons, with two containers on each host.

@@ -129,6 +129,7 @@ fn height_of(ratio: f64) -> f64 {
 const fn colour(contender: Contender) -> &'static str {
     match contender {
         Contender::Raw => "#444444",
+        Contender::Routed => "#b8a37e",
         Contender::Kernel => "#74a9cf",
         Contender::Weft => "#0570b0",
         Contender::DockerClassic => "#fdae6b",

@@ -52,6 +52,7 @@ impl WireKind {
         match self {
             Self::Offload | Self::Frames => &[
                 Contender::Raw,
+                Contender::Routed,
                 Contender::Kernel,
                 Contender::Weft,
                 Contender::DockerClassic,
