@@ -41,7 +41,7 @@ const NETWORK: &str = "bench";
 
 impl Contender {
     /// Those of `--quick`.
-    pub const QUICK: [Self; 4] = [Self::Raw, Self::Routed, Self::Kernel, Self::Weft];
+    pub const QUICK: [Self; 3] = [Self::Raw, Self::Kernel, Self::Weft];
 
     /// Its name as in `--only`.
     pub const fn name(self) -> &'static str {
