@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
 mod engines;
+pub mod traffic;
 
 pub use engines::{Pair, address, fetch, field, has_network, has_no_network, in_container};
 
