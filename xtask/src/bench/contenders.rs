@@ -134,8 +134,8 @@ fn routed(contender: Contender, weft: &Path) -> Result<Site> {
         let inside = NetNs::create(container.namespace.name())?;
         // The lab takes it down with its own.
         lab.containers.push(container);
-        host.sysctl("net.ipv4.ip_forward", "1")?;
-        host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+        host.sysctl("ipv4/ip_forward", "1")?;
+        host.sysctl("ipv6/conf/all/forwarding", "1")?;
         let (outer, inner) = (routed_address(number, 1), routed_address(number, 2));
         host.ip(&["link", "add", "near", "type", "veth", "peer", "name", "eth0", "netns", inside.name()])?;
         for (namespace, device, address) in [(&host, "near", &outer), (&inside, "eth0", &inner)] {
