@@ -9,6 +9,9 @@
 #define ENCAP (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | \
 	       BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(sizeof(struct ethhdr)))
 
+// What encapsulate4 and encapsulate6 return when the frame is ready for the trunk; else it is the program's verdict.
+#define ENCAPSULATED 0
+
 INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos,
 			__u16 source)
 {
@@ -40,7 +43,7 @@ INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station
 		.len = htons(inner_len + OVERHEAD4 - sizeof(struct ethhdr) - sizeof(struct iphdr)),
 	};
 	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(vni << 8) };
-	return bpf_redirect_peer(host->trunk_overlay, 0);
+	return ENCAPSULATED;
 }
 
 INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos,
@@ -67,7 +70,7 @@ INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station
 	// A zero checksum over IPv6: RFC 6935 and 6936 allow it for tunnels.
 	outer->udp = (struct udphdr){ .src = source, .dst = host->udp_port, .len = udp_len };
 	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(vni << 8) };
-	return bpf_redirect_peer(host->trunk_overlay, 0);
+	return ENCAPSULATED;
 }
 
 // The inner DSCP and ECN field, for the outer header: RFC 6040's normal mode copies the ECN field; the DSCP goes
@@ -122,8 +125,9 @@ int from_container(struct __sk_buff *skb)
 	struct station *to;
 	struct flow *flow;
 	struct host *host;
-	__u32 largest;
+	__u32 bytes;
 	__u16 source;
+	int verdict;
 	__u8 tos;
 
 	if (data + sizeof(*eth) + sizeof(struct iphdr) > end || skb->vlan_present)
@@ -148,17 +152,19 @@ int from_container(struct __sk_buff *skb)
 	}
 
 	// What does not fit the tunnel is for the kernel's path, which can fragment it.
-	largest = skb->gso_size ? skb->gso_size + 128 : skb->len - sizeof(*eth);
-	if (!skb->gso_size && largest > host->mtu)
+	if (!skb->gso_size && skb->len - sizeof(*eth) > host->mtu)
 		return TCX_NEXT;
 	tos = tos_of(data + sizeof(*eth), eth->proto);
 	source = source_port(data + sizeof(*eth), eth->proto, end);
-	sent(flow->counter, skb->len);
-	sent(to->counter, skb->len);
+	bytes = skb->len;
+	verdict = host->ipv6 ? encapsulate6(skb, host, to, flow->vni, tos, source)
+			     : encapsulate4(skb, host, to, flow->vni, tos, source);
+	if (verdict != ENCAPSULATED)
+		return verdict;
+	sent(flow->counter, bytes);
+	sent(to->counter, bytes);
 	skb->mark = to->counter; // tells to_wire which peer
-	if (host->ipv6)
-		return encapsulate6(skb, host, to, flow->vni, tos, source);
-	return encapsulate4(skb, host, to, flow->vni, tos, source);
+	return bpf_redirect_peer(host->trunk_overlay, 0);
 }
 
 LICENSE;

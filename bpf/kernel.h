@@ -41,19 +41,13 @@ struct __sk_buff {
 #define __type(name, value) typeof(value) *name
 #define BPF_MAP_TYPE_HASH 1
 #define BPF_MAP_TYPE_ARRAY 2
-#define BPF_MAP_TYPE_PERCPU_HASH 5
 #define BPF_MAP_TYPE_PERCPU_ARRAY 6
 #define BPF_F_NO_PREALLOC 1
 
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
-static long (*bpf_skb_store_bytes)(struct __sk_buff *, __u32 offset, const void *from, __u32 len, __u64 flags) =
-	(void *)9;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
-static long (*bpf_skb_load_bytes)(const void *skb, __u32 offset, void *to, __u32 len) = (void *)26;
 static long (*bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)32;
-static __u32 (*bpf_get_hash_recalc)(struct __sk_buff *) = (void *)34;
-static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32 len) = (void *)39;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, __s32 len, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_fib_lookup)(void *ctx, void *params, int len, __u32 flags) = (void *)69;
 static long (*bpf_redirect_neigh)(__u32 ifindex, void *params, int len, __u64 flags) = (void *)152;
