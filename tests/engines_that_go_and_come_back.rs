@@ -2,20 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
-use weft_e2e::{Pair, address, eventually, fetch, has_network, has_no_network, seen};
+use weft_e2e::{Pair, address, eventually, fetch, has_network, has_no_network, seen, with_both_engines};
 use weft_lab::{EngineVersion, NGINX_PAGE};
-
-/// Runs each test on both versions of Docker.
-macro_rules! with_both_engines {
-    ($($test:ident),* $(,)?) => {
-        mod docker_20_10 {
-            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V20_10); })*
-        }
-        mod docker_26_1 {
-            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V26_1); })*
-        }
-    };
-}
 
 with_both_engines!(
     an_engine_that_was_away_catches_up,

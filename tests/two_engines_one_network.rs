@@ -6,20 +6,11 @@ use std::{
     fs,
     time::{Duration, Instant},
 };
-use weft_e2e::{Pair, address, eventually, fetch, field, has_network, has_no_network, in_container, seen};
+use weft_e2e::{
+    Pair, address, eventually, fetch, field, has_network, has_no_network, in_container, seen,
+    with_both_engines,
+};
 use weft_lab::{Capture, EngineVersion, NGINX_PAGE, output};
-
-/// Runs each test on both versions of Docker.
-macro_rules! with_both_engines {
-    ($($test:ident),* $(,)?) => {
-        mod docker_20_10 {
-            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V20_10); })*
-        }
-        mod docker_26_1 {
-            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V26_1); })*
-        }
-    };
-}
 
 with_both_engines!(
     the_four_commands_work_as_they_are_written,

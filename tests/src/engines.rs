@@ -11,6 +11,19 @@ use weft_lab::{
     Daemon, Engine, EngineOptions, EngineVersion, Fixture, LabError, LabOptions, Tools, cannot_run, run,
 };
 
+/// Runs each test on both versions of Docker.
+#[macro_export]
+macro_rules! with_both_engines {
+    ($($test:ident),* $(,)?) => {
+        mod docker_20_10 {
+            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V20_10); })*
+        }
+        mod docker_26_1 {
+            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V26_1); })*
+        }
+    };
+}
+
 /// A lab with an engine on each of two hosts: A and B.
 pub struct Pair {
     lab: Fixture,

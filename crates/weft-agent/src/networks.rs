@@ -75,22 +75,13 @@ impl Agent {
         }
         let mut subnets = spec.subnets.clone();
         if subnets.is_empty() {
-            let taken = snapshot.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.net));
-            let pools = snapshot.pools.values().map(|p| p.subnet.net);
-            let routes = snapshot.nodes.values().flat_map(|n| &n.routes);
-            subnets.push(Subnet::new(choose_subnet(taken.chain(pools), routes).ok_or(AgentError::NoSubnet)?));
+            subnets.push(Subnet::new(free_subnet(snapshot)?));
         }
         if spec.ipv6 && !subnets.iter().any(|s| s.net.addr().is_ipv6()) {
             subnets.push(Subnet::new(unique_local_subnet(id)));
         }
         for subnet in &subnets {
-            if let Some((node, route)) = conflicting_route(snapshot.nodes.values(), subnet.net) {
-                return Err(AgentError::RouteConflict {
-                    subnet: subnet.net,
-                    node: node.name.clone(),
-                    route: route.clone(),
-                });
-            }
+            refuse_routed_elsewhere(snapshot, subnet.net)?;
         }
         let range = self.0.options.vni_range;
         let vni = match spec.vni {
@@ -318,6 +309,24 @@ impl NetworkDetails {
                 }
             }
         }
+    }
+}
+
+/// An IPv4 subnet that no network or pool has and no host routes elsewhere.
+pub(crate) fn free_subnet(snapshot: &Snapshot) -> Result<IpNet, AgentError> {
+    let networks = snapshot.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.net));
+    let pools = snapshot.pools.values().map(|p| p.subnet.net);
+    let routes = snapshot.nodes.values().flat_map(|n| &n.routes);
+    choose_subnet(networks.chain(pools), routes).ok_or(AgentError::NoSubnet)
+}
+
+/// Refuses a subnet that any host has a route to, with that route.
+pub(crate) fn refuse_routed_elsewhere(snapshot: &Snapshot, subnet: IpNet) -> Result<(), AgentError> {
+    match conflicting_route(snapshot.nodes.values(), subnet) {
+        Some((node, route)) => {
+            Err(AgentError::RouteConflict { subnet, node: node.name.clone(), route: route.clone() })
+        }
+        None => Ok(()),
     }
 }
 

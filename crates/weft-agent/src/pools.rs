@@ -1,10 +1,13 @@
 //! Subnets that an engine's IPAM asked for before the network they are for exists.
 
-use crate::{Agent, AgentError, addresses::with_prefix, networks::unique_local_subnet};
+use crate::{
+    Agent, AgentError,
+    addresses::with_prefix,
+    networks::{free_subnet, refuse_routed_elsewhere, unique_local_subnet},
+};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use weft_model::{NetworkId, Pool, Revision, Subnet, encode, schema, unix_now};
-use weft_plan::{choose_subnet, conflicting_route};
 use weft_store::{Outcome, Txn};
 
 const ATTEMPTS: u32 = 100;
@@ -22,34 +25,16 @@ impl Agent {
         let net = match net {
             Some(net) => net,
             None if v6 => unique_local_subnet(&id),
-            None => self.free_subnet()?,
+            None => self.read(free_subnet)?,
         };
         let subnet = Subnet { gateway: None, range, ..Subnet::new(net) };
         subnet.validate()?;
-        let conflict = self.read(|s| {
-            conflicting_route(s.nodes.values(), net).map(|(node, route)| AgentError::RouteConflict {
-                subnet: net,
-                node: node.name.clone(),
-                route: route.clone(),
-            })
-        });
-        if let Some(conflict) = conflict {
-            return Err(conflict);
-        }
+        self.read(|s| refuse_routed_elsewhere(s, net))?;
         let id = id.to_string();
         let pool = Pool { subnet, node: self.0.node.clone(), network: None, since: unix_now() };
         let key = schema::pool_key(&id);
         self.commit(Txn::new().absent(&key).put(key, encode(&pool))).await?;
         Ok((id, pool))
-    }
-
-    fn free_subnet(&self) -> Result<IpNet, AgentError> {
-        self.read(|s| {
-            let networks = s.networks.values().flat_map(|n| n.subnets.iter().map(|s| s.net));
-            let pools = s.pools.values().map(|p| p.subnet.net);
-            choose_subnet(networks.chain(pools), s.nodes.values().flat_map(|n| &n.routes))
-        })
-        .ok_or(AgentError::NoSubnet)
     }
 
     /// Reserves an address of a pool without a network: the gateway (the first address if none is wanted), or an

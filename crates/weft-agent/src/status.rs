@@ -62,7 +62,7 @@ impl Agent {
     /// What this host's programs have carried; `None` where frames take the kernel's path, which does not count so.
     pub async fn statistics(&self) -> Result<Option<Statistics>, AgentError> {
         let Some(counters) = self.0.kernel.counters().await? else { return Ok(None) };
-        let own = self.0.view.this().vteps.first().copied();
+        let own = self.0.view.vtep();
         Ok(Some(self.read(|s| {
             let local = s.all_endpoints().filter(|e| e.node == self.0.node);
             let endpoints = local.filter_map(|e| {
@@ -117,7 +117,7 @@ impl Agent {
 
     pub(crate) fn network_view(&self, snapshot: &Snapshot, network: &Network) -> NetworkView {
         let endpoints = snapshot.endpoints.get(&network.id).into_iter().flat_map(BTreeMap::values);
-        let vtep = self.0.view.this().vteps.first().copied();
+        let vtep = self.0.view.vtep();
         NetworkView {
             effective_mtu: vtep
                 .and_then(|vtep| weft_plan::network_mtu(network, snapshot.nodes.values(), vtep)),
@@ -134,7 +134,7 @@ impl Agent {
     pub(crate) fn endpoint_view(&self, snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
         let network = snapshot.networks.get(&endpoint.network);
         let node = snapshot.nodes.get(&endpoint.node);
-        let vtep = self.0.view.this().vteps.first().copied();
+        let vtep = self.0.view.vtep();
         let addresses = endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6));
         EndpointView {
             id: endpoint.id.clone(),

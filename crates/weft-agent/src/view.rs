@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
 };
 use tokio::sync::{Notify, watch};
@@ -164,6 +165,11 @@ impl View {
         self.this.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The VTEP address of this node.
+    pub(crate) fn vtep(&self) -> Option<IpAddr> {
+        self.this.read().unwrap_or_else(PoisonError::into_inner).vteps.first().copied()
+    }
+
     /// Changes what this node's record should be, in the snapshot too: the data path does not wait for the store.
     pub(crate) fn set_this(&self, node: Node) {
         *self.this.write().unwrap_or_else(PoisonError::into_inner) = node.clone();
@@ -228,7 +234,6 @@ impl View {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_model::{Mtu, NodeId};
     use weft_store::Record;
 
     fn batch(revision: u64, key: String, value: Option<&[u8]>) -> Batch {
@@ -237,18 +242,7 @@ mod tests {
     }
 
     fn node() -> Node {
-        Node {
-            id: NodeId::random(),
-            name: "h1".to_owned(),
-            vteps: vec!["192.0.2.1".parse().unwrap()],
-            vxlan_port: 4789,
-            underlay_mtu: Mtu::new(1500).unwrap(),
-            advertise: None,
-            version: "test".to_owned(),
-            epoch: 1,
-            started: 0,
-            routes: vec![],
-        }
+        crate::tests::cluster::node(1)
     }
 
     #[tokio::test]

@@ -98,18 +98,7 @@ impl Cluster {
 
     /// A host with the VTEP address 192.0.2.`n`.
     pub(super) async fn host(&self, n: u8) -> Host {
-        let node = Node {
-            id: NodeId::random(),
-            name: format!("h{n}"),
-            vteps: vec![format!("192.0.2.{n}").parse().unwrap()],
-            vxlan_port: 4789,
-            underlay_mtu: Mtu::new(1500).unwrap(),
-            advertise: None,
-            version: "test".to_owned(),
-            epoch: 1,
-            started: 0,
-            routes: vec![],
-        };
+        let node = node(n);
         membership::write(self.store.as_ref(), &node).await.unwrap();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let view = Arc::new(View::new(node.clone(), Snapshot::default()));
@@ -127,6 +116,22 @@ impl Cluster {
         )
         .await;
         Host { agent, kernel, shutdown }
+    }
+}
+
+/// The record of host `n`.
+pub(crate) fn node(n: u8) -> Node {
+    Node {
+        id: NodeId::random(),
+        name: format!("h{n}"),
+        vteps: vec![format!("192.0.2.{n}").parse().unwrap()],
+        vxlan_port: 4789,
+        underlay_mtu: Mtu::new(1500).unwrap(),
+        advertise: None,
+        version: "test".to_owned(),
+        epoch: 1,
+        started: 0,
+        routes: vec![],
     }
 }
 
