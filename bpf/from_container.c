@@ -1,8 +1,10 @@
 // A frame leaves a container: it is at the ingress of the near end of its veth pair, in the overlay namespace.
 //
 // To a station on this host it goes straight into that container. To one on another host it gets its outer headers
-// here and goes over the trunk into the host's namespace, where to_wire sends it. Everything else (broadcast,
-// multicast, unknown stations, tagged frames, other protocols) is left to the bridge.
+// here and goes over the trunk into the host's namespace, where to_wire sends it. Who asks for the MAC address of a station
+// on another host is answered. Everything else (broadcast, multicast, unknown stations, tagged frames, other protocols)
+// is left to the bridge.
+#include "discovery.h"
 #include "maps.h"
 #include "vxlan.h"
 
@@ -116,6 +118,19 @@ INLINE struct flow *flow_of(__u32 ifindex, __u8 *mac, __u32 version)
 	return flow;
 }
 
+// A frame that is not for one station, or not of a protocol that is carried: a question that can be answered, or none.
+INLINE int answer(struct __sk_buff *skb, __u16 proto)
+{
+	__u32 ifindex = skb->ifindex;
+	struct port *port = bpf_map_lookup_elem(&ports, &ifindex);
+
+	if (!port)
+		return TCX_NEXT;
+	if (proto == htons(ETH_P_ARP))
+		return answer_arp(skb, port->vni);
+	return proto == htons(ETH_P_IPV6) ? answer_solicitation(skb, port->vni) : TCX_NEXT;
+}
+
 SEC("classifier")
 int from_container(struct __sk_buff *skb)
 {
@@ -132,8 +147,9 @@ int from_container(struct __sk_buff *skb)
 
 	if (data + sizeof(*eth) + sizeof(struct iphdr) > end || skb->vlan_present)
 		return TCX_NEXT;
-	if ((eth->dst[0] & 1) || (eth->proto != htons(ETH_P_IP) && eth->proto != htons(ETH_P_IPV6)))
-		return TCX_NEXT;
+	if ((eth->dst[0] & 1) || (eth->proto != htons(ETH_P_IP) && eth->proto != htons(ETH_P_IPV6)) ||
+	    is_solicitation(data, end))
+		return answer(skb, eth->proto);
 	host = this_host();
 	if (!host || !host->trunk_overlay)
 		return TCX_NEXT;

@@ -16,29 +16,58 @@ INLINE int is_plain(struct udphdr *udp, struct vxlanhdr *vxlan, struct ethhdr *i
 	       (inner->proto == htons(ETH_P_IP) || inner->proto == htons(ETH_P_IPV6));
 }
 
-INLINE int deliver(struct __sk_buff *skb, struct host *host, struct peer *peer, struct vxlanhdr *vxlan,
-		   struct ethhdr *inner, int overhead)
+// Whom a frame from a peer to a MAC address is for: remembered, or looked up. 0: nobody that we know, or not from a peer.
+INLINE struct arrival *arrival_of(struct address *from, __u32 vni, __u8 *mac, __u32 version)
 {
-	struct station_key key = { .vni = ntohl(vxlan->vni) >> 8 };
-	struct ethhdr frame = *inner;
+	__u32 low = *(__u32 *)(mac + 2);
+	__u16 high = *(__u16 *)mac;
+	__u32 slot = ((low ^ vni << 12) * 0x9e3779b1) >> 22; // ten bits: ARRIVALS
+	struct arrival *arrival = bpf_map_lookup_elem(&arrivals, &slot);
+	struct station_key key = { .vni = vni };
 	struct station *to;
-	__u32 port;
-	__u64 l3 = frame.proto == htons(ETH_P_IP) ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+	struct peer *peer;
 
-	__builtin_memcpy(key.mac, frame.dst, sizeof(key.mac));
+	if (!arrival)
+		return 0;
+	if (likely(arrival->version == version && arrival->vni == vni && *(__u32 *)(arrival->mac + 2) == low &&
+		   *(__u16 *)arrival->mac == high && same_address(&arrival->vtep, from)))
+		return arrival;
+	peer = bpf_map_lookup_elem(&peers, from);
+	if (!peer)
+		return 0;
+	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
 	to = bpf_map_lookup_elem(&stations, &key);
 	if (!to || !to->ifindex)
+		return 0;
+	// As in from_container: the version was read before the maps were.
+	arrival->version = version;
+	arrival->ifindex = to->ifindex;
+	arrival->vtep = *from;
+	arrival->vni = vni;
+	__builtin_memcpy(arrival->mac, mac, sizeof(arrival->mac));
+	arrival->counter = to->counter;
+	arrival->peer_counter = peer->counter;
+	return arrival;
+}
+
+INLINE int deliver(struct __sk_buff *skb, struct host *host, struct address *from, struct vxlanhdr *vxlan,
+		   struct ethhdr *inner, int overhead)
+{
+	struct ethhdr frame = *inner;
+	struct arrival *arrival = arrival_of(from, ntohl(vxlan->vni) >> 8, frame.dst, host->version);
+	__u64 l3 = frame.proto == htons(ETH_P_IP) ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
+
+	if (!arrival)
 		return TCX_NEXT;
-	port = to->ifindex;
-	received(to->counter, skb->len - overhead);
-	received(peer->counter, skb->len - overhead);
 	if (bpf_skb_adjust_room(skb, -overhead, BPF_ADJ_ROOM_MAC, DECAP | l3))
 		return drop(DROP_DECAP);
 	inner = (void *)(long)skb->data;
 	if ((void *)(inner + 1) > (void *)(long)skb->data_end)
 		return drop(DROP_DECAP);
 	*inner = frame;
-	skb->mark = port;
+	received(arrival->counter, skb->len);
+	received(arrival->peer_counter, skb->len);
+	skb->mark = arrival->ifindex;
 	return bpf_redirect_peer(host->trunk_host, 0);
 }
 
@@ -48,7 +77,6 @@ int from_wire(struct __sk_buff *skb)
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 	struct host *host = this_host();
 	struct address from = {};
-	struct peer *peer;
 
 	if (!host || skb->vlan_present)
 		return TCX_NEXT;
@@ -63,8 +91,7 @@ int from_wire(struct __sk_buff *skb)
 		    !is_plain(&outer->udp, &outer->vxlan, &outer->inner, host))
 			return TCX_NEXT;
 		from.word[0] = outer->ip.src;
-		peer = bpf_map_lookup_elem(&peers, &from);
-		return peer ? deliver(skb, host, peer, &outer->vxlan, &outer->inner, OVERHEAD4) : TCX_NEXT;
+		return deliver(skb, host, &from, &outer->vxlan, &outer->inner, OVERHEAD4);
 	}
 	struct outer6 *outer = data;
 	if ((void *)(outer + 1) > end || outer->eth.proto != htons(ETH_P_IPV6) ||
@@ -75,8 +102,7 @@ int from_wire(struct __sk_buff *skb)
 	    !is_plain(&outer->udp, &outer->vxlan, &outer->inner, host))
 		return TCX_NEXT;
 	__builtin_memcpy(&from, outer->ip.src, sizeof(from));
-	peer = bpf_map_lookup_elem(&peers, &from);
-	return peer ? deliver(skb, host, peer, &outer->vxlan, &outer->inner, OVERHEAD6) : TCX_NEXT;
+	return deliver(skb, host, &from, &outer->vxlan, &outer->inner, OVERHEAD6);
 }
 
 LICENSE;

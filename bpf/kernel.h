@@ -47,6 +47,7 @@ struct __sk_buff {
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32 len, __u64 flags) = (void *)38;
 static long (*bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)32;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, __s32 len, __u32 mode, __u64 flags) = (void *)50;
 static long (*bpf_fib_lookup)(void *ctx, void *params, int len, __u32 flags) = (void *)69;
@@ -69,6 +70,7 @@ static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 #define BPF_FIB_LKUP_RET_SUCCESS 0
 #define BPF_FIB_LKUP_RET_FWD_DISABLED 5
 #define BPF_FIB_LKUP_RET_NO_NEIGH 7
+#define BPF_FIB_LKUP_RET_FRAG_NEEDED 8
 #define AF_INET 2
 #define AF_INET6 10
 

@@ -61,6 +61,7 @@ struct counter {
 // Why a frame was dropped by a program. Each is an index into `drops`.
 enum drop {
 	DROP_NO_ROUTE, // no route to the peer
+	DROP_TOO_LARGE, // larger than what the device on that route takes
 	DROP_ENCAP,    // the kernel would not make room for the outer headers
 	DROP_DECAP,    // nor take them away
 	DROPS,
@@ -98,12 +99,21 @@ struct {
 	__type(value, struct peer);
 } peers SEC(".maps");
 
+// This host, in the slot that `current` names. A change is written to the next slot before that is named, so no
+// program sees half of it.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 16);
+	__type(key, __u32);
+	__type(value, struct host);
+} hosts SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, struct host);
-} hosts SEC(".maps");
+	__type(value, __u32);
+} current SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -153,10 +163,37 @@ struct {
 	__type(value, struct flow);
 } flows SEC(".maps");
 
+// The same for the frames that come from the wire. Private to from_wire; by a hash of network and MAC address.
+struct arrival {
+	__u32 version;
+	__u32 ifindex; // of the port
+	struct address vtep; // of the peer
+	__u32 vni;
+	__u8 mac[6];
+	__u16 zero;
+	__u32 counter; // the port's
+	__u32 peer_counter;
+};
+
+#define ARRIVALS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, ARRIVALS);
+	__type(key, __u32);
+	__type(value, struct arrival);
+} arrivals SEC(".maps");
+
+INLINE int same_address(const struct address *a, const struct address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
 INLINE struct host *this_host(void)
 {
 	__u32 zero = 0;
-	return bpf_map_lookup_elem(&hosts, &zero);
+	__u32 *slot = bpf_map_lookup_elem(&current, &zero);
+	return slot ? bpf_map_lookup_elem(&hosts, slot) : 0;
 }
 
 INLINE void sent(__u32 slot, __u32 bytes)

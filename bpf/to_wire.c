@@ -48,8 +48,7 @@ int to_wire(struct __sk_buff *skb)
 		__builtin_memcpy(&to, ip->dst, sizeof(to));
 	}
 	// A slot may have passed to another peer.
-	if (likely(now < hop->until && hop->to.word[0] == to.word[0] && hop->to.word[1] == to.word[1] &&
-		   hop->to.word[2] == to.word[2] && hop->to.word[3] == to.word[3]))
+	if (likely(now < hop->until && same_address(&hop->to, &to)))
 		return send(skb, hop);
 
 	__builtin_memcpy(fib.dst, &to, sizeof(to));
@@ -61,7 +60,7 @@ int to_wire(struct __sk_buff *skb)
 	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED && hop->ifindex)
 		return bpf_redirect_neigh(hop->ifindex, 0, 0, 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
-		return drop(DROP_NO_ROUTE);
+		return drop(found == BPF_FIB_LKUP_RET_FRAG_NEEDED ? DROP_TOO_LARGE : DROP_NO_ROUTE);
 	hop->until = 0;
 	hop->to = to;
 	hop->ifindex = fib.ifindex;

@@ -131,7 +131,9 @@ async fn what_others_change_of_maps_programs_and_trunk_is_seen_and_put_right() {
                 let data = MapData::from_pin(pin(&a, "maps/hosts")).unwrap();
                 let map = Map::from_map_data(data).unwrap();
                 let mut hosts = aya::maps::Array::<_, [u8; 36]>::try_from(map).unwrap();
-                hosts.set(0, [0; 36], 0).unwrap();
+                for slot in 0..hosts.len() {
+                    hosts.set(slot, [0; 36], 0).unwrap();
+                }
             }),
         ),
         ("a near end has no program", Box::new(|| unpin(&format!("links/from_container/{port}")))),

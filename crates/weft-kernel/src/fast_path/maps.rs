@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weft_model::MacAddr;
 
 /// The maps that the daemon fills or reads, which all programs share. Others are a program's own.
-pub(super) const SHARED: [&str; 7] =
-    ["stations", "neighbours", "ports", "peers", "hosts", "counters", "drops"];
+pub(super) const SHARED: [&str; 8] =
+    ["stations", "neighbours", "ports", "peers", "hosts", "current", "counters", "drops"];
 
 /// A MAC address on a network: `struct station_key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +101,8 @@ pub(super) struct Maps {
     pub ports: Table<PortKey, PortEntry, 4, 8>,
     pub peers: Table<PeerKey, PeerEntry, 16, 4>,
     hosts: Array<MapData, [u8; HOST]>,
+    /// The slot of `hosts` that is this host.
+    current: Array<MapData, u32>,
     pub(super) counters: PerCpuArray<MapData, CounterBytes>,
     pub(super) drops: PerCpuArray<MapData, u64>,
     pub slots: Slots,
@@ -119,15 +121,18 @@ impl Maps {
         let counters: PerCpuArray<MapData, CounterBytes> = array("counters", take("counters")?)?;
         let drops: PerCpuArray<MapData, u64> = array("drops", take("drops")?)?;
         let hosts: Array<MapData, [u8; HOST]> = array("hosts", take("hosts")?)?;
+        let current: Array<MapData, u32> = array("current", take("current")?)?;
         check_sizes("counters", counters.map(), 4, size_of::<CounterBytes>())?;
         check_sizes("drops", drops.map(), 4, 8)?;
         check_sizes("hosts", hosts.map(), 4, HOST)?;
+        check_sizes("current", current.map(), 4, 4)?;
         Ok(Self {
             stations: Table::new("stations", take("stations")?)?,
             neighbours: Table::new("neighbours", take("neighbours")?)?,
             ports: Table::new("ports", take("ports")?)?,
             peers: Table::new("peers", take("peers")?)?,
             hosts,
+            current,
             slots: Slots::new(counters.len()),
             counters,
             drops,
@@ -156,8 +161,13 @@ impl Maps {
 
     /// This host as the programs see it.
     pub fn host(&self) -> Result<HostEntry, KernelError> {
-        let bytes = self.hosts.get(&0, 0).map_err(|e| failed("read map hosts", &e))?;
+        let bytes = self.hosts.get(&self.current_slot()?, 0).map_err(|e| failed("read map hosts", &e))?;
         Ok(HostEntry::decode(bytes))
+    }
+
+    fn current_slot(&self) -> Result<u32, KernelError> {
+        let slot = self.current.get(&0, 0).map_err(|e| failed("read map current", &e))?;
+        Ok(slot % self.hosts.len())
     }
 
     /// Sets it, under the version that is there.
@@ -177,8 +187,12 @@ impl Maps {
         self.write_host(HostEntry { version: host.version.wrapping_add(1).max(1), ..host })
     }
 
+    /// Writes it beside the one that is there: a program that reads at this moment has the old one, whole. Its slot is
+    /// written again only many changes later.
     fn write_host(&mut self, host: HostEntry) -> Result<(), KernelError> {
-        self.hosts.set(0, host.encode(), 0).map_err(|e| failed("write map hosts", &e))
+        let next = (self.current_slot()? + 1) % self.hosts.len();
+        self.hosts.set(next, host.encode(), 0).map_err(|e| failed("write map hosts", &e))?;
+        self.current.set(0, next, 0).map_err(|e| failed("write map current", &e))
     }
 }
 

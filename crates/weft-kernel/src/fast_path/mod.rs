@@ -11,7 +11,7 @@
 //!
 //! They look everything up in maps that are filled from the same plan as the kernel's own tables, which stay complete
 //! underneath: a frame that the programs do not handle takes the kernel's path. Links and maps are pinned
-//! (`/sys/fs/bpf/weft/NAMESPACE/v1/`), so they outlive the daemon; the next one adopts them and replaces the
+//! (`/sys/fs/bpf/weft/NAMESPACE/v2/`), so they outlive the daemon; the next one adopts them and replaces the
 //! programs in place. Layouts: `bpf/maps.h`; `v1` is their version.
 //!
 //! [`FastPath`] is the [`crate::Kernel`] that has all of this; [`probe`] tells whether this host can.

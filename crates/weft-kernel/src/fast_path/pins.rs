@@ -1,6 +1,6 @@
 //! Where the maps and links of the fast path are kept while no process holds them: files on the BPF filesystem.
 //!
-//! `/sys/fs/bpf/weft/NAMESPACE/v1/maps/MAP` and `…/links/PROGRAM/DEVICE`, one folder for each overlay namespace, as
+//! `/sys/fs/bpf/weft/NAMESPACE/v2/maps/MAP` and `…/links/PROGRAM/DEVICE`, one folder for each overlay namespace, as
 //! several hosts may be namespaces of one machine. Removing a link's file detaches its program.
 
 use super::failed;
@@ -21,7 +21,7 @@ const BPFFS: &str = "/sys/fs/bpf";
 /// Its magic number (`linux/magic.h`).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// The layout of the maps. Another layout is another folder: old programs never see new entries.
-const LAYOUT: &str = "v1";
+const LAYOUT: &str = "v2";
 
 /// The pins of one overlay namespace.
 #[derive(Clone, Debug)]
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn names_with_dots_have_pins_of_their_own() {
         let pins = Pins::of("weft.two");
-        assert_eq!(pins.map("ports"), Path::new("/sys/fs/bpf/weft/weft%2etwo/v1/maps/ports"));
+        assert_eq!(pins.map("ports"), Path::new("/sys/fs/bpf/weft/weft%2etwo/v2/maps/ports"));
         assert_ne!(pins.link("from_wire", "eth0.7"), pins.link("from_wire", "eth0%2e7"));
     }
 }

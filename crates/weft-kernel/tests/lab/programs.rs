@@ -24,7 +24,7 @@ pub async fn of_container(host: &Host, container: &Container) -> Counter {
 }
 
 pub fn pin(host: &Host, name: &str) -> PathBuf {
-    PathBuf::from(format!("/sys/fs/bpf/weft/{}/v1/{name}", host.overlay.0))
+    PathBuf::from(format!("/sys/fs/bpf/weft/{}/v2/{name}", host.overlay.0))
 }
 
 pub fn table<const K: usize, const V: usize>(host: &Host, name: &str) -> BpfMap<MapData, [u8; K], [u8; V]> {
