@@ -48,8 +48,30 @@ pub fn install(packages: &[&str]) -> Result<()> {
     quietly(&mut command).map(drop)
 }
 
+/// The packages and everything that they depend on, down to the C library, whatever this machine has.
+pub fn with_dependencies(suite: Suite, packages: &[&str], cache: &Path) -> Result<Vec<String>> {
+    let mut command = Command::new("apt-get");
+    command.args(configuration(suite, cache)?);
+    // Said and not done, for a machine that has nothing.
+    command.args([
+        "-qq",
+        "--simulate",
+        "-o",
+        "Dir::State::status=/dev/null",
+        "--no-install-recommends",
+        "install",
+    ]);
+    Ok(planned(&quietly(command.args(packages))?))
+}
+
+/// The packages of the lines `Inst NAME (VERSION …)`.
+fn planned(simulation: &str) -> Vec<String> {
+    let names = simulation.lines().filter_map(|l| l.strip_prefix("Inst ")?.split_whitespace().next());
+    names.map(str::to_owned).collect()
+}
+
 /// Downloads packages of a release and unpacks them into `folder`. Nothing is installed or started.
-pub fn unpack(suite: Suite, packages: &[&str], cache: &Path, folder: &Path) -> Result<()> {
+pub fn unpack(suite: Suite, packages: &[String], cache: &Path, folder: &Path) -> Result<()> {
     let downloads = cache.join(format!("download.{}", std::process::id()));
     fs::create_dir_all(&downloads).with_context(|| downloads.display().to_string())?;
     let done = download(suite, packages, cache, &downloads).and_then(|()| {
@@ -62,7 +84,7 @@ pub fn unpack(suite: Suite, packages: &[&str], cache: &Path, folder: &Path) -> R
     done
 }
 
-fn download(suite: Suite, packages: &[&str], cache: &Path, to: &Path) -> Result<()> {
+fn download(suite: Suite, packages: &[String], cache: &Path, to: &Path) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.args(configuration(suite, cache)?);
     // The user that apt downloads as may not write here.
@@ -167,6 +189,12 @@ mod tests {
                     Types: deb\nURIs: mirror\nSuites: bookworm-security\n";
         let copy = stanzas(text, "bookworm", "trixie");
         assert_eq!(copy, "Types: deb\nURIs: mirror\nSuites: trixie\nSigned-By: key\n\n");
+    }
+
+    #[test]
+    fn a_simulation_names_the_packages_that_it_would_install() {
+        let text = "Inst libc6 (2.36-9 Debian:12 [amd64])\nInst bpftool (7.1 Debian:12 [amd64]) []\nConf libc6 (2.36-9)\n";
+        assert_eq!(planned(text), ["libc6", "bpftool"]);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `cargo xtask lint` | formatting and clippy, as the tests ask for them |
 //! | `cargo xtask measure` | the figures that notes and documents quote |
 //! | `cargo xtask bench` | weft beside the bare wire and Docker's own networks; `--quick` in under 3 minutes |
+//! | `cargo xtask verifier` | whether this kernel and Debian 12's accept the fast path's programs |
 //! | `cargo xtask tools` | installs what the others need |
 
 mod apt;
@@ -20,6 +21,7 @@ mod step;
 mod test;
 mod throughput;
 mod tools;
+mod verifier;
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +48,8 @@ enum Chore {
     /// One end of a measurement, as the benchmark runs it
     #[command(subcommand, hide = true)]
     BenchPeer(bench::peer::Role),
+    /// Offer the fast path's programs to the verifiers of this kernel and of Debian 12's
+    Verifier,
     /// Install what the demo and the tests need
     Tools,
 }
@@ -59,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Measure => measure::run(),
         Chore::Bench(flags) => bench::run(&flags),
         Chore::BenchPeer(role) => bench::peer::run(&role),
+        Chore::Verifier => verifier::run(),
         Chore::Tools => tools::install(tools::Want::All),
     }
 }

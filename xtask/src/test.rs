@@ -58,6 +58,11 @@ pub fn run(flags: &Flags) -> Result<()> {
             return summary(&outcomes, &cannot_run);
         }
     };
+    if flags.filter.is_none() && !flags.quick {
+        let mut command = Command::new(env::current_exe()?);
+        environment(command.arg("verifier"), &weft, &cannot_run);
+        outcomes.push(take("kernels' verifiers", &mut command));
+    }
     for Step { name, arguments, datapath } in steps(flags.quick) {
         let mut command = cargo(&arguments);
         environment(&mut command, &weft, &cannot_run);

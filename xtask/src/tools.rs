@@ -2,7 +2,7 @@
 //!
 //! Packages that bring commands and start nothing are installed. Docker, containerd, etcd and nginx would start
 //! services or replace the machine's own, and two versions of Docker are wanted at once: they are unpacked into
-//! the folder of [`weft_lab::Tools`].
+//! the folder of [`weft_lab::Tools`]. So are another kernel and what runs it.
 
 use crate::{
     apt::{self, Suite},
@@ -17,9 +17,11 @@ use weft_lab::{EngineVersion, Tools};
 pub enum Want {
     /// What it takes to compile.
     Build,
-    /// And to run a lab.
+    /// And to run another kernel.
+    Verifier,
+    /// What it takes to compile and to run a lab.
     Lab,
-    /// And etcd, Docker and nginx.
+    /// And etcd, Docker, nginx, and Debian 12's kernel with qemu.
     All,
 }
 
@@ -44,26 +46,46 @@ const LAB: [&str; 10] = [
 struct Folder {
     name: String,
     packages: &'static [(Suite, &'static [&'static str])],
+    /// Whether what the packages depend on is unpacked with them, down to the C library.
+    complete: bool,
 }
+
+/// The folder that Debian 12's kernel is in, and what boots it and asks its verifier.
+pub const VERIFIER: &str = "verifier";
 
 /// The runtime below both engines: Debian 13's wants a newer C library than Debian 12 has.
 const RUNTIME: (Suite, &[&str]) = (Suite::Bookworm, &["containerd", "runc", "tini"]);
 
-fn folders() -> [Folder; 4] {
+fn folders() -> [Folder; 5] {
     let engine = |version| format!("docker-{version}");
     [
         Folder {
             name: engine(EngineVersion::V20_10),
             packages: &[(Suite::Bookworm, &["docker.io", "libdevmapper1.02.1"]), RUNTIME],
+            complete: false,
         },
         Folder {
             name: engine(EngineVersion::V26_1),
             packages: &[(Suite::Trixie, &["docker.io", "docker-cli", "docker-compose"]), RUNTIME],
+            complete: false,
         },
-        Folder { name: "etcd".to_owned(), packages: &[(Suite::Bookworm, &["etcd-server", "etcd-client"])] },
+        Folder {
+            name: "etcd".to_owned(),
+            packages: &[(Suite::Bookworm, &["etcd-server", "etcd-client"])],
+            complete: false,
+        },
         Folder {
             name: "nginx".to_owned(),
             packages: &[(Suite::Bookworm, &["nginx", "libpcre2-8-0", "libssl3", "libcrypt1", "zlib1g"])],
+            complete: false,
+        },
+        Folder {
+            name: VERIFIER.to_owned(),
+            packages: &[(
+                Suite::Bookworm,
+                &["linux-image-cloud-amd64", "qemu-system-x86", "bpftool", "busybox-static"],
+            )],
+            complete: true,
         },
     ]
 }
@@ -72,12 +94,13 @@ fn folders() -> [Folder; 4] {
 /// what everything needs is an error.
 pub fn install(want: Want) -> Result<()> {
     let mut missing: Vec<&str> = BUILD.to_vec();
-    if want != Want::Build {
+    if matches!(want, Want::Lab | Want::All) {
         missing.extend(LAB);
     }
     missing.retain(|package| !apt::is_installed(package));
     let tools = Tools::from_env();
-    let mut folders: Vec<Folder> = if want == Want::All { folders().into() } else { Vec::new() };
+    let mut folders = Vec::from(folders());
+    folders.retain(|folder| want == Want::All || want == Want::Verifier && folder.name == VERIFIER);
     folders.retain(|folder| !is_complete(&tools, folder));
     if missing.is_empty() && folders.is_empty() {
         return Ok(());
@@ -115,7 +138,12 @@ fn fetch(tools: &Tools, folder: &Folder) -> Result<()> {
     remove(&new)?;
     fs::create_dir_all(&new).with_context(|| new.display().to_string())?;
     for (suite, packages) in folder.packages {
-        apt::unpack(*suite, packages, tools.dir(), &new)?;
+        let all = if folder.complete {
+            apt::with_dependencies(*suite, packages, tools.dir())?
+        } else {
+            packages.iter().map(|&package| package.to_owned()).collect()
+        };
+        apt::unpack(*suite, &all, tools.dir(), &new)?;
     }
     fs::write(new.join(COMPLETE), contents(folder)).with_context(|| new.display().to_string())?;
     remove(&place)?;
