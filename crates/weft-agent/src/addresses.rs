@@ -7,7 +7,7 @@ use weft_model::{
     AddressClaim, AddressDriver, ClaimKind, EndpointId, Network, NetworkId, Subnet, encode, schema, unix_now,
 };
 use weft_plan::{Order, choose, describe_holder};
-use weft_store::{Outcome, Txn};
+use weft_store::{Outcome, StoreError, Txn};
 
 /// How often a claim starts again because another daemon was faster. Each time the loser has seen the address
 /// that it lost, so even two daemons in lockstep need no more attempts than they claim addresses.
@@ -21,7 +21,11 @@ impl Agent {
         subnet: IpNet,
         wanted: Option<IpAddr>,
     ) -> Result<IpNet, AgentError> {
+        let mut away = self.0.outbox.is_away();
         for _ in 0..ATTEMPTS {
+            if away {
+                return self.claim_reserved(network, subnet, wanted).await;
+            }
             let ip = self.choose_address(network, subnet, wanted)?;
             let (key, mark) = (schema::address_key(network, ip), schema::removing_key(network));
             let claim = self.new_claim(ClaimKind::Ipam, None);
@@ -30,13 +34,38 @@ impl Agent {
                 .present(schema::network_key(network))
                 .absent(mark)
                 .put(key, encode(&claim));
-            match self.commit(txn).await? {
-                Outcome::Committed(_) => return Ok(with_prefix(ip, subnet)),
-                Outcome::Refused(present) => match &present[..] {
+            match self.commit(txn).await {
+                Err(AgentError::Store(StoreError::Unreachable { .. })) => away = true,
+                Err(error) => return Err(error),
+                Ok(Outcome::Committed(_)) => return Ok(with_prefix(ip, subnet)),
+                Ok(Outcome::Refused(present)) => match &present[..] {
                     [Some(_), ..] => self.caught_up(&present).await?,
                     [_, None, _] => return Err(AgentError::NoSuchNetwork(network.to_string())),
                     _ => return Err(self.removing(network)),
                 },
+            }
+        }
+        Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
+    }
+
+    /// As [`Agent::claim_address`] while the store is away: one of those that this node holds ahead.
+    async fn claim_reserved(
+        &self,
+        network: &NetworkId,
+        subnet: IpNet,
+        wanted: Option<IpAddr>,
+    ) -> Result<IpNet, AgentError> {
+        let record = self
+            .read(|s| s.networks.get(network).cloned())
+            .ok_or_else(|| AgentError::NoSuchNetwork(network.to_string()))?;
+        for _ in 0..ATTEMPTS {
+            let ip = self.reserved(&record, subnet, wanted)?;
+            let Some(held) = self.held(&record, ip).await? else { continue };
+            let key = schema::address_key(network, ip);
+            let claim = self.new_claim(ClaimKind::Ipam, None);
+            let txn = Txn::new().unchanged(&key, held.revision).put(key, encode(&claim));
+            if let Outcome::Committed(_) = self.commit(txn).await? {
+                return Ok(with_prefix(ip, subnet));
             }
         }
         Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
@@ -49,7 +78,14 @@ impl Agent {
         let ours = serde_json::from_slice::<AddressClaim>(&record.value)
             .is_ok_and(|c| c.node == self.0.node && c.kind == ClaimKind::Ipam);
         if ours {
-            self.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
+            let txn = Txn::new().unchanged(&key, record.modified);
+            // See `with_claim_given_back`.
+            let txn = if self.0.outbox.is_away() {
+                txn.put(key, encode(&self.new_claim(ClaimKind::Reserved, None)))
+            } else {
+                txn.delete(key)
+            };
+            self.commit(txn).await?;
         }
         Ok(())
     }

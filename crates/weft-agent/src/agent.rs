@@ -1,7 +1,13 @@
 //! The agent: what engines, the API and the command line ask of a daemon. Its verbs are in files of their own:
 //! `networks`, `endpoints`, `addresses`, `pools`.
 
-use crate::{AgentError, AgentOptions, api::EngineStatus, reconcile::Reconciled, view::View};
+use crate::{
+    AgentError, AgentOptions,
+    api::EngineStatus,
+    outbox::{Outbox, is_local},
+    reconcile::Reconciled,
+    view::View,
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
@@ -26,7 +32,9 @@ pub(crate) struct Inner {
     /// The daemon's starts, counted: see [`weft_model::Node::epoch`].
     pub(crate) epoch: u64,
     pub(crate) options: AgentOptions,
+    /// The store, through the outbox.
     pub(crate) store: Arc<dyn Store>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) view: Arc<View>,
     pub(crate) kernel: Arc<dyn Kernel>,
     /// How frames are carried: see [`crate::api::Status::datapath`].
@@ -106,6 +114,9 @@ impl Agent {
     }
 
     async fn seen(&self, revision: Revision) -> Result<(), AgentError> {
+        if is_local(revision) {
+            return Ok(());
+        }
         let mut seen = self.0.view.seen();
         let arrived = seen.wait_for(|seen| *seen >= revision);
         match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
@@ -117,10 +128,13 @@ impl Agent {
         }
     }
 
-    /// Waits until this host's kernel reflects `revision`.
+    /// Waits until this host's kernel reflects `revision`; of a write that the store has not been told, everything that is
+    /// in the view by now.
     pub(crate) async fn applied(&self, revision: Revision, what: &str) -> Result<(), AgentError> {
         let mut reconciled = self.0.reconciled.clone();
-        let arrived = reconciled.wait_for(|r| r.revision >= revision);
+        let (local, writes) = (is_local(revision), self.0.view.writes());
+        let arrived =
+            reconciled.wait_for(|r| if local { r.writes >= writes } else { r.revision >= revision });
         let reason = match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(_)) => "the daemon is ending".to_owned(),

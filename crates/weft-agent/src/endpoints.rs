@@ -12,7 +12,7 @@ use weft_model::{
     encode, schema, unix_now,
 };
 use weft_plan::{IpamError, Key, describe_holder, far_end_name, port_name};
-use weft_store::{Outcome, Record, Txn};
+use weft_store::{Outcome, Record, StoreError, Txn};
 
 /// An endpoint to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,8 +40,24 @@ pub struct EndpointSpec {
 struct Address {
     /// With its subnet's prefix length.
     net: IpNet,
-    /// The revision of the claim by which this node holds it for the engine already.
-    held: Option<Revision>,
+    /// The claim by which this node holds it already: for the engine, or ahead.
+    held: Option<Held>,
+}
+
+/// A claim of this node's that no endpoint has.
+pub(crate) struct Held {
+    pub(crate) revision: Revision,
+    pub(crate) kind: ClaimKind,
+}
+
+impl Held {
+    /// Its kind once an endpoint has the address.
+    fn with_endpoint(&self) -> ClaimKind {
+        match self.kind {
+            ClaimKind::Ipam => ClaimKind::Ipam,
+            ClaimKind::Reserved | ClaimKind::Endpoint => ClaimKind::Endpoint,
+        }
+    }
 }
 
 impl Agent {
@@ -58,34 +74,45 @@ impl Agent {
                 Err(AgentError::Invalid(format!("endpoint {id} exists already with other addresses")))
             };
         }
+        let mut away = self.0.outbox.is_away();
         for _ in 0..ATTEMPTS {
-            if let Some((endpoint, revision)) = self.try_endpoint(&spec).await? {
-                return self.finish_endpoint(endpoint, revision).await;
+            match self.try_endpoint(&spec, away).await {
+                Ok(Some((endpoint, revision))) => return self.finish_endpoint(endpoint, revision).await,
+                Ok(None) => {}
+                Err(AgentError::Store(StoreError::Unreachable { .. })) if !away => away = true,
+                Err(error) => return Err(error),
             }
         }
         Err(AgentError::Contention(format!("network {}", spec.network.short()), ATTEMPTS))
     }
 
     /// `None`: another daemon was faster with one of the addresses.
-    async fn try_endpoint(&self, spec: &EndpointSpec) -> Result<Option<(Endpoint, Revision)>, AgentError> {
+    async fn try_endpoint(
+        &self,
+        spec: &EndpointSpec,
+        away: bool,
+    ) -> Result<Option<(Endpoint, Revision)>, AgentError> {
         let network = self
             .read(|s| s.networks.get(&spec.network).cloned())
             .ok_or_else(|| AgentError::NoSuchNetwork(spec.network.to_string()))?;
-        let addresses = self.addresses_for(spec, &network).await?;
+        let addresses = self.addresses_for(spec, &network, away).await?;
         let endpoint = self.new_endpoint(spec, &addresses)?;
 
-        let mut txn =
-            Txn::new().present(schema::network_key(&network.id)).absent(schema::removing_key(&network.id));
+        let key = schema::key_of_endpoint(&endpoint);
+        let mut txn = Txn::new()
+            .present(schema::network_key(&network.id))
+            .absent(schema::removing_key(&network.id))
+            .absent(&key);
         for address in &addresses {
             let key = schema::address_key(&network.id, address.net.addr());
-            let kind = if address.held.is_some() { ClaimKind::Ipam } else { ClaimKind::Endpoint };
-            txn = match address.held {
-                Some(revision) => txn.unchanged(&key, revision),
+            let kind = address.held.as_ref().map_or(ClaimKind::Endpoint, Held::with_endpoint);
+            txn = match &address.held {
+                Some(held) => txn.unchanged(&key, held.revision),
                 None => txn.absent(&key),
             };
             txn = txn.put(key, encode(&self.new_claim(kind, Some(spec.id.clone()))));
         }
-        let txn = txn.put(schema::key_of_endpoint(&endpoint), encode(&endpoint));
+        let txn = txn.put(key, encode(&endpoint));
         let present = match self.commit(txn).await? {
             Outcome::Committed(revision) => return Ok(Some((endpoint, revision))),
             Outcome::Refused(present) => present,
@@ -93,6 +120,13 @@ impl Agent {
         match &present[..] {
             [None, ..] => Err(AgentError::NoSuchNetwork(network.id.to_string())),
             [_, Some(_), ..] => Err(self.removing(&network.id)),
+            // The answer to an earlier attempt was lost, not the attempt.
+            [_, _, Some(record), ..] => {
+                let there = serde_json::from_slice::<Endpoint>(&record.value).ok();
+                let ours = there.filter(|e| e.node == self.0.node);
+                let foreign = || AgentError::Invalid(format!("endpoint {} exists already", spec.id.short()));
+                ours.map(|e| Some((e, record.modified))).ok_or_else(foreign)
+            }
             _ => {
                 self.caught_up(&present).await?;
                 Ok(None)
@@ -105,11 +139,12 @@ impl Agent {
         &self,
         spec: &EndpointSpec,
         network: &Network,
+        away: bool,
     ) -> Result<Vec<Address>, AgentError> {
         let mut addresses = Vec::new();
         for &ip in &spec.addresses {
             let net = subnet_of(network, ip)?;
-            let held = self.held_for_engine(network, ip).await?;
+            let held = self.held(network, ip).await?;
             if held.is_none() {
                 self.choose_address(&network.id, net, Some(ip))?;
             }
@@ -117,7 +152,14 @@ impl Agent {
         }
         for v4 in [true, false] {
             let wanted = addresses.iter().any(|a| a.net.addr().is_ipv4() == v4);
-            if spec.allocate && !wanted {
+            if !spec.allocate || wanted {
+                continue;
+            }
+            if away && network.subnets.iter().any(|s| s.net.addr().is_ipv4() == v4) {
+                let net = self.reserved_of_family(network, v4)?;
+                let held = self.held(network, net.addr()).await?;
+                addresses.push(Address { net, held });
+            } else {
                 let chosen = self.choose_of_family(network, v4)?;
                 addresses.extend(chosen.map(|net| Address { net, held: None }));
             }
@@ -148,15 +190,15 @@ impl Agent {
         full.map_or(Ok(None), Err)
     }
 
-    /// The revision of this node's claim on `ip` by an engine's IPAM call, if there is one without an endpoint.
-    async fn held_for_engine(&self, network: &Network, ip: IpAddr) -> Result<Option<Revision>, AgentError> {
+    /// This node's claim on `ip`, by an engine's IPAM call or ahead, if there is one without an endpoint.
+    pub(crate) async fn held(&self, network: &Network, ip: IpAddr) -> Result<Option<Held>, AgentError> {
         let Some(record) = self.0.store.get(&schema::address_key(&network.id, ip)).await? else {
             return Ok(None);
         };
-        let free = serde_json::from_slice::<AddressClaim>(&record.value)
-            .is_ok_and(|c| c.kind == ClaimKind::Ipam && c.node == self.0.node && c.endpoint.is_none());
-        if free {
-            return Ok(Some(record.modified));
+        let claim = serde_json::from_slice::<AddressClaim>(&record.value).ok();
+        let ours = claim.filter(|c| c.node == self.0.node && c.endpoint.is_none());
+        if let Some(AddressClaim { kind: kind @ (ClaimKind::Ipam | ClaimKind::Reserved), .. }) = ours {
+            return Ok(Some(Held { revision: record.modified, kind }));
         }
         // The store knows the claim; this node's view may not yet, and could not tell whose it is.
         self.caught_up(&[Some(record)]).await?;
@@ -312,7 +354,7 @@ impl Agent {
             let mut txn = Txn::new().unchanged(&key, record.modified).delete(&key);
             for ip in endpoint.iter().flat_map(Endpoint::addresses) {
                 let claim = self.0.store.get(&schema::address_key(network, ip)).await?;
-                txn = with_claim_given_back(txn, claim, id);
+                txn = with_claim_given_back(txn, claim, id, self.0.outbox.is_away());
             }
             if let Outcome::Committed(revision) = self.commit(txn).await? {
                 return Ok(Some(revision));
@@ -323,21 +365,21 @@ impl Agent {
 }
 
 /// Adds to the removal of endpoint `id` what becomes of its claim: one that came with it goes with it, one that
-/// an engine's IPAM call took stays until an IPAM call gives it back.
-fn with_claim_given_back(txn: Txn, record: Option<Record>, id: &EndpointId) -> Txn {
+/// an engine's IPAM call took stays until an IPAM call gives it back. While the store is away nothing can be reserved
+/// anew, so what is given back is kept for the next one.
+fn with_claim_given_back(txn: Txn, record: Option<Record>, id: &EndpointId, away: bool) -> Txn {
     let Some(record) = record else { return txn };
     let Ok(claim) = serde_json::from_slice::<AddressClaim>(&record.value) else { return txn };
     if claim.endpoint.as_ref() != Some(id) {
         return txn;
     }
     let txn = txn.unchanged(&record.key, record.modified);
-    match claim.kind {
-        ClaimKind::Endpoint => txn.delete(record.key),
-        ClaimKind::Ipam => {
-            let claim = AddressClaim { endpoint: None, ..claim };
-            txn.put(record.key, encode(&claim))
-        }
-    }
+    let kind = match claim.kind {
+        ClaimKind::Endpoint | ClaimKind::Reserved if !away => return txn.delete(record.key),
+        ClaimKind::Endpoint | ClaimKind::Reserved => ClaimKind::Reserved,
+        ClaimKind::Ipam => ClaimKind::Ipam,
+    };
+    txn.put(record.key, encode(&AddressClaim { kind, endpoint: None, ..claim }))
 }
 
 fn subnet_of(network: &Network, ip: IpAddr) -> Result<IpNet, AgentError> {

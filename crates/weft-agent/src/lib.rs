@@ -18,8 +18,10 @@ mod leftovers;
 mod membership;
 mod networks;
 mod options;
+mod outbox;
 mod pools;
 mod reconcile;
+mod reserve;
 mod start;
 mod status;
 #[cfg(test)]

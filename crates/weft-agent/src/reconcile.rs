@@ -32,6 +32,8 @@ const SETTLE: Duration = Duration::from_millis(300);
 pub(crate) struct Reconciled {
     /// The store's revision that this host's kernel reflects, but for `failures`.
     pub revision: Revision,
+    /// How many writes to the snapshot it reflects: see `View::writes`.
+    pub writes: u64,
     /// What could not be done, and the kernel's words.
     pub failures: BTreeMap<Key, String>,
     /// Why the kernel could not be read, when last tried.
@@ -40,6 +42,12 @@ pub(crate) struct Reconciled {
     pub drift: BTreeMap<String, u64>,
     /// How many objects there should be.
     pub objects: usize,
+}
+
+/// How far the plan has followed the view.
+struct Planned {
+    revision: Revision,
+    writes: u64,
 }
 
 /// The loop and what it knows.
@@ -88,9 +96,9 @@ impl Reconciler {
 
     /// Adopts what is there, then follows the news until `shutdown`. What the kernel has stays in place.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        let revision = self.plan_news().map(|(_, revision)| revision);
+        let planned = self.plan_news().map(|(_, planned)| planned);
         self.audit().await;
-        self.publish(revision);
+        self.publish(planned);
         let kernel = Arc::clone(&self.kernel);
         loop {
             tokio::select! {
@@ -111,8 +119,8 @@ impl Reconciler {
         }
     }
 
-    /// Plans what the news concern. Returns the keys whose objects changed.
-    fn plan_news(&mut self) -> Option<(BTreeSet<Key>, Revision)> {
+    /// Plans what the news concern. Returns the keys whose objects changed, and how far that is.
+    fn plan_news(&mut self) -> Option<(BTreeSet<Key>, Planned)> {
         let planner = &mut self.planner;
         self.view.take_news(|snapshot, news| {
             let keys = if news.all {
@@ -120,13 +128,13 @@ impl Reconciler {
             } else {
                 news.touched.iter().flat_map(|touched| planner.update(snapshot, touched)).collect()
             };
-            (keys, snapshot.revision)
+            (keys, Planned { revision: snapshot.revision, writes: news.writes })
         })
     }
 
     /// A change pass.
     async fn follow(&mut self) {
-        let Some((keys, revision)) = self.plan_news() else { return };
+        let Some((keys, planned)) = self.plan_news() else { return };
         let ops = diff_keys(self.planner.desired(), &self.believed, &keys);
         if !ops.is_empty() && !self.apply(&ops).await {
             self.next_audit = self.next_audit.min(self.rest_until.max(Instant::now() + SETTLE));
@@ -134,7 +142,7 @@ impl Reconciler {
         // What is not wanted any more cannot fail any more.
         let desired = self.planner.desired();
         self.state.failures.retain(|key, _| desired.contains_key(key) || self.believed.contains_key(key));
-        self.publish(Some(revision));
+        self.publish(Some(planned));
     }
 
     /// Reads the kernel and repairs the difference.
@@ -205,9 +213,10 @@ impl Reconciler {
         well
     }
 
-    fn publish(&mut self, revision: Option<Revision>) {
-        if let Some(revision) = revision {
+    fn publish(&mut self, planned: Option<Planned>) {
+        if let Some(Planned { revision, writes }) = planned {
             self.state.revision = revision;
+            self.state.writes = writes;
         }
         self.state.objects = self.planner.desired().len();
         self.done.send_replace(self.state.clone());

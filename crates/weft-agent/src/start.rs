@@ -4,7 +4,9 @@ use crate::{
     Agent, AgentError, AgentOptions, Datapath,
     agent::Inner,
     api, cache, follow, leftovers, membership,
+    outbox::Outbox,
     reconcile::Reconciler,
+    reserve,
     view::{Link, View},
 };
 use std::{
@@ -83,19 +85,22 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
     }
 
     let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default()));
-    tasks.spawn(follow::run(Arc::clone(&store), Arc::clone(&view), shutdown.clone()));
+    let outbox = options.state_dir.join("outbox.jsonl");
+    let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), node.clone())?);
+    tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
     if connected {
-        first_listing(&view, store.as_ref(), &options).await?;
+        first_listing(&view, outbox.as_ref(), &options).await?;
     }
 
     let (kernel, datapath) = open_kernel(&options)?;
     tracing::info!(%datapath, "the data path is chosen");
     let kernel = Carrier { kernel, datapath };
-    let agent = adopt(options, &this, store, view, kernel, &tasks, shutdown.clone()).await;
+    let agent = adopt(options, &this, outbox, view, kernel, &tasks, shutdown.clone()).await;
     let inner = &agent.0;
     let address = inner.store.address();
     tasks.spawn(cache::keep(cache.clone(), address, Arc::clone(&inner.view), shutdown.clone()));
     tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
+    tasks.spawn(reserve::keep(agent.clone(), shutdown.clone()));
     tasks.spawn(leftovers::run(agent.clone(), shutdown.clone()));
     let socket = inner.options.run_dir.join("weft.sock");
     tasks.spawn(api::serve(api::bind(&socket)?, socket, agent.clone(), shutdown));
@@ -132,7 +137,7 @@ fn open_kernel(options: &AgentOptions) -> Result<(Arc<dyn Kernel>, String), Agen
 pub(crate) async fn adopt(
     options: AgentOptions,
     this: &Node,
-    store: Arc<dyn Store>,
+    outbox: Arc<Outbox>,
     view: Arc<View>,
     carrier: Carrier,
     tasks: &TaskTracker,
@@ -145,7 +150,8 @@ pub(crate) async fn adopt(
         node: this.id.clone(),
         epoch: this.epoch,
         options,
-        store,
+        store: Arc::clone(&outbox) as Arc<dyn Store>,
+        outbox,
         view,
         kernel,
         datapath,
@@ -154,6 +160,9 @@ pub(crate) async fn adopt(
         shutdown: shutdown.clone(),
         left: AtomicBool::new(false),
     };
+    let telling = Arc::clone(&inner.outbox);
+    let until = shutdown.clone();
+    tasks.spawn(async move { telling.run(until).await });
     tasks.spawn(the_loop.run(shutdown));
     // The loop's first word is that it has adopted. An error would mean that it ended, as the daemon then does.
     let _ = reconciled.changed().await;

@@ -28,7 +28,19 @@ impl Agent {
             problems.push(format!("and {} more kernel objects", reconciled.failures.len() - SHOWN));
         }
         if let Link::Down(error) = &link {
-            problems.push(format!("{error}; what was known stays in place, nothing new can be made"));
+            problems.push(format!(
+                "{error}; what was known stays in place, containers start with the addresses reserved for this host, \
+                 nothing else can be made"
+            ));
+        }
+        let (untold, refused) = (self.0.outbox.untold(), self.0.outbox.refused());
+        if untold > 0 {
+            problems.push(format!("{untold} changes were made without the store and wait to be told to it"));
+        }
+        if refused > 0 {
+            problems.push(format!(
+                "the store has refused {refused} changes that were made without it: the log names them"
+            ));
         }
         self.read(|s| {
             problems.extend(self.unreachable_peers(s));

@@ -1,6 +1,7 @@
 //! Agents on one embedded store, each with a model of a kernel: what verbs and loop promise, without root.
 
 mod addresses;
+mod away;
 pub(crate) mod cluster;
 mod drift;
 mod networks;

@@ -1,7 +1,7 @@
 //! What this daemon knows of the cluster: the snapshot, and the news since the plan last looked.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError, RwLock},
 };
@@ -14,6 +14,9 @@ pub(crate) struct View {
     /// This node's record as it should be. It stands in the snapshot also when the store has lost it: without it the
     /// plan would be that this host has nothing.
     this: RwLock<Node>,
+    /// What this host has written while the store was away and the follower has not brought back yet, by key: it stands
+    /// in the snapshot whatever the store says. `None`: removed.
+    untold: Mutex<Untold>,
     snapshot: RwLock<Snapshot>,
     news: Mutex<News>,
     wake: Notify,
@@ -22,6 +25,9 @@ pub(crate) struct View {
     nodes: watch::Sender<u64>,
     link: watch::Sender<Link>,
 }
+
+/// Values by key; `None`: removed.
+pub(crate) type Untold = BTreeMap<String, Option<Vec<u8>>>;
 
 /// What changed since it was last taken.
 #[derive(Debug, Default)]
@@ -32,6 +38,8 @@ pub(crate) struct News {
     pub touched: BTreeSet<Touched>,
     /// The revision did, if nothing else.
     pub moved: bool,
+    /// How many writes to the snapshot it holds, since the start: see [`View::writes`].
+    pub writes: u64,
 }
 
 impl News {
@@ -67,6 +75,7 @@ impl View {
         snapshot.nodes.insert(this.id.clone(), this.clone());
         Self {
             this: RwLock::new(this),
+            untold: Mutex::default(),
             snapshot: RwLock::new(snapshot),
             news: Mutex::new(News { all: true, ..News::default() }),
             wake: Notify::new(),
@@ -87,7 +96,10 @@ impl View {
         // The follower adds to the news while it holds the snapshot's write lock: under the read lock, news and
         // snapshot agree.
         let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
-        let news = std::mem::take(&mut *self.lock_news());
+        let mut present = self.lock_news();
+        let writes = present.writes;
+        let news = std::mem::replace(&mut *present, News { writes, ..News::default() });
+        drop(present);
         (!news.is_empty()).then(|| look(&snapshot, news))
     }
 
@@ -108,6 +120,9 @@ impl View {
         let (mut snapshot, bad) = Snapshot::from_records(listing.revision, records);
         self.put_this(&mut snapshot);
         self.write(|present, news| {
+            for (key, value) in self.lock_untold().iter() {
+                put_untold(&mut snapshot, key, value.clone());
+            }
             // The periodic relist mostly brings what is known already; then there is nothing to plan.
             let same = Snapshot { revision: snapshot.revision, ..std::mem::take(present) } == snapshot;
             *present = snapshot;
@@ -122,7 +137,11 @@ impl View {
         let mut bad = Vec::new();
         self.write(|snapshot, news| {
             let mut about = About::default();
+            let untold = self.lock_untold();
             for change in &batch.changes {
+                if untold.contains_key(&change.key) {
+                    continue;
+                }
                 about.networks |= self.is_about_networks(change);
                 about.nodes |= change.key.starts_with(schema::NODES);
                 match snapshot.apply(change) {
@@ -142,6 +161,31 @@ impl View {
             about
         });
         bad
+    }
+
+    /// Replaces what the store has not been told, and changes the snapshot with it. What is untold no longer stays in the
+    /// snapshot as it is: the follower has brought it, or will.
+    pub(crate) fn set_untold(&self, untold: Untold) {
+        self.write(|snapshot, news| {
+            let mut present = self.lock_untold();
+            for (key, value) in &untold {
+                if present.get(key) == Some(value) {
+                    continue;
+                }
+                news.touched.extend(put_untold(snapshot, key, value.clone()));
+            }
+            *present = untold;
+            About::default()
+        });
+    }
+
+    fn lock_untold(&self) -> MutexGuard<'_, Untold> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often the snapshot has been written since the start. What the loop says it has applied counts the same.
+    pub(crate) fn writes(&self) -> u64 {
+        self.lock_news().writes
     }
 
     fn is_about_networks(&self, change: &Change) -> bool {
@@ -185,6 +229,7 @@ impl View {
         let mut news = self.lock_news();
         let about = change(&mut snapshot, &mut news);
         news.moved = true;
+        news.writes += 1;
         let revision = snapshot.revision;
         drop((snapshot, news));
         if about.networks {
@@ -229,6 +274,11 @@ impl View {
     pub(crate) fn networks(&self) -> watch::Receiver<u64> {
         self.networks.subscribe()
     }
+}
+
+fn put_untold(snapshot: &mut Snapshot, key: &str, value: Option<Vec<u8>>) -> Option<Touched> {
+    // This daemon wrote it, so it can be read.
+    snapshot.apply(&Change { key: key.to_owned(), value }).ok().filter(|touched| *touched != Touched::Other)
 }
 
 #[cfg(test)]

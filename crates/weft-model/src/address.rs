@@ -25,4 +25,6 @@ pub enum ClaimKind {
     Ipam,
     /// Taken with the endpoint and given back with it.
     Endpoint,
+    /// Taken ahead by the node, for the endpoints that it will make while the store is away.
+    Reserved,
 }

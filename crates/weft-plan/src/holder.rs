@@ -1,7 +1,7 @@
 //! Who has an address, in words for an error message.
 
 use std::net::IpAddr;
-use weft_model::{NetworkId, Snapshot, UnixSeconds};
+use weft_model::{ClaimKind, NetworkId, Snapshot, UnixSeconds};
 
 /// Who holds `ip` on `network`: `container "web" on node h1, since 2026-11-24 20:31:16 UTC`. Of an address
 /// that nobody holds: `nobody`.
@@ -18,6 +18,9 @@ pub fn describe_holder(snapshot: &Snapshot, network: &NetworkId, ip: IpAddr) -> 
             None => format!("endpoint {}", endpoint.id.short()),
         },
         (None, Some(id)) => format!("endpoint {}", id.short()),
+        (None, None) if claim.kind == ClaimKind::Reserved => {
+            "a reservation for when the store is away".to_owned()
+        }
         (None, None) => "an engine's address request".to_owned(),
     };
     format!("{who} on node {}, since {}", snapshot.node_name(&claim.node), utc(claim.since))

@@ -194,6 +194,11 @@ fn hosts(subnet: &Subnet) -> Option<(IpAddr, IpAddr)> {
     (low <= high).then(|| (like(net.addr(), low), like(net.addr(), high)))
 }
 
+/// How many addresses of the subnet's range endpoints could have.
+pub(crate) fn size_of(subnet: &Subnet) -> u128 {
+    hosts(subnet).map_or(0, |(first, last)| (number(last) - number(first)).saturating_add(1))
+}
+
 fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(v4) => u128::from(u32::from(v4)),

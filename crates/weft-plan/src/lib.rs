@@ -12,6 +12,7 @@ pub mod model_kernel;
 mod mtu;
 mod plan;
 mod planner;
+mod reserve;
 mod state;
 
 pub use diff::{diff, diff_keys, is_as_desired};
@@ -20,6 +21,7 @@ pub use ipam::{IpamError, Order, choose, choose_subnet, choose_vni, conflicting_
 pub use mtu::{network_mtu, tunnel_mtu};
 pub use plan::plan;
 pub use planner::Planner;
+pub use reserve::{RESERVE, ReserveChange, reserve_change, reserved};
 pub use state::{
     Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
     far_end_name, port_name, vxlan_name,

@@ -4,21 +4,27 @@ use crate::{
     Agent, AgentOptions, Datapath, EndpointSpec,
     api::NetworkSpec,
     follow, membership,
+    outbox::Outbox,
+    reserve,
     start::{Carrier, adopt},
     view::{Link, View},
 };
 use async_trait::async_trait;
+use futures::{StreamExt, stream};
 use std::{
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_kernel::{Kernel, KernelError};
-use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Sandbox, Snapshot};
+use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Revision, Sandbox, Snapshot};
 use weft_plan::{HostState, Key, Op, model_kernel};
-use weft_store::{Embedded, Store, StoreUrl};
+use weft_store::{Embedded, LeaseId, Listing, Outcome, Record, Store, StoreError, StoreUrl, Txn, Watch};
 
 /// A kernel that behaves as `weft_plan::model_kernel` says, and refuses on request.
 #[derive(Default)]
@@ -71,8 +77,82 @@ impl Kernel for ModelKernel {
     }
 }
 
+/// The way to a store, which can be cut.
+pub(super) struct Cable {
+    store: Arc<dyn Store>,
+    cut: watch::Sender<bool>,
+    deaf: AtomicBool,
+}
+
+impl Cable {
+    pub(super) fn cut(&self) {
+        self.cut.send_replace(true);
+    }
+
+    pub(super) fn mend(&self) {
+        self.deaf.store(false, Ordering::SeqCst);
+        self.cut.send_replace(false);
+    }
+
+    /// From now on transactions take effect, but their answers are lost.
+    pub(super) fn lose_answers(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
+    fn broken(&self) -> StoreError {
+        StoreError::Unreachable { store: self.store.address(), reason: "the cable is cut".to_owned() }
+    }
+
+    fn whole(&self) -> Result<(), StoreError> {
+        if *self.cut.borrow() { Err(self.broken()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Store for Cable {
+    fn address(&self) -> String {
+        self.store.address()
+    }
+    async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        self.whole()?;
+        self.store.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.whole()?;
+        self.store.list(prefix).await
+    }
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.whole()?;
+        let mut cut = self.cut.subscribe();
+        let until = async move {
+            // The cable outlives its daemon.
+            let _ = cut.wait_for(|cut| *cut).await;
+        };
+        let changes = self.store.watch(prefix, after).await?;
+        Ok(changes.take_until(until).chain(stream::iter([Err(self.broken())])).boxed())
+    }
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        self.whole()?;
+        let outcome = self.store.commit(txn).await;
+        if self.deaf.load(Ordering::SeqCst) { Err(self.broken()) } else { outcome }
+    }
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.whole()?;
+        self.store.grant(ttl).await
+    }
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.whole()?;
+        self.store.keep_alive(lease).await
+    }
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.whole()?;
+        self.store.revoke(lease).await
+    }
+}
+
 /// One daemon of the cluster.
 pub(super) struct Host {
+    pub(super) cable: Arc<Cable>,
     pub(super) agent: Agent,
     pub(super) kernel: Arc<ModelKernel>,
     shutdown: CancellationToken,
@@ -102,20 +182,28 @@ impl Cluster {
         membership::write(self.store.as_ref(), &node).await.unwrap();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
         let view = Arc::new(View::new(node.clone(), Snapshot::default()));
-        tasks.spawn(follow::run(Arc::clone(&self.store), Arc::clone(&view), shutdown.clone()));
+        let (cut, deaf) = (watch::Sender::new(false), AtomicBool::new(false));
+        let cable = Arc::new(Cable { store: Arc::clone(&self.store), cut, deaf });
+        let options = options(self.dir.path(), &node.name);
+        std::fs::create_dir_all(&options.state_dir).unwrap();
+        let journal = options.state_dir.join("outbox.jsonl");
+        let store = Arc::clone(&cable) as Arc<dyn Store>;
+        let outbox = Arc::new(Outbox::open(&journal, store, Arc::clone(&view), node.id.clone()).unwrap());
+        tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
         view.link().wait_for(|link| *link == Link::Up).await.unwrap();
         let kernel = Arc::new(ModelKernel::default());
         let agent = adopt(
-            options(self.dir.path(), &node.name),
+            options,
             &node,
-            Arc::clone(&self.store),
+            outbox,
             view,
             Carrier { kernel: Arc::clone(&kernel) as Arc<dyn Kernel>, datapath: "a model".to_owned() },
             &tasks,
             shutdown.clone(),
         )
         .await;
-        Host { agent, kernel, shutdown }
+        tasks.spawn(reserve::keep(agent.clone(), shutdown.clone()));
+        Host { cable, agent, kernel, shutdown }
     }
 }
 

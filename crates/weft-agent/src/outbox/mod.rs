@@ -1,0 +1,355 @@
+//! What this host does while the store is away: containers go on starting and stopping, and the store is told later.
+//!
+//! Nobody but a node writes its endpoints and the address claims it holds. So while the store is away the node may go on
+//! writing these alone, as long as it takes no address that it does not hold: it *reserves* some ahead
+//! ([`crate::reserve`]). Such a write goes into a journal on disk, and into the view, so that the loop makes devices and
+//! verbs answer as ever. When the store is back, the journal is told to it in order, and every entry is checked against what
+//! the store holds by then ([`replay`]). As long as anything is untold, further writes of this kind queue up behind it.
+//!
+//! Everything else (networks, names, nodes, addresses not held) needs the store.
+
+mod journal;
+mod replay;
+
+use crate::{
+    AgentError,
+    view::{Link, View},
+};
+use async_trait::async_trait;
+use journal::{Entry, Journal};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+use weft_model::{AddressClaim, Endpoint, NodeId, Revision, Snapshot, encode, schema};
+use weft_store::{Compare, LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
+
+/// Marks revisions of records that the store has not been told: they come after all of the store's and are in the view
+/// already.
+const LOCAL: u64 = 1 << 63;
+
+/// How long to wait after the store would not listen.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Whether a revision is of a write that the store has not been told.
+pub(crate) fn is_local(revision: Revision) -> bool {
+    revision.0 & LOCAL != 0
+}
+
+/// The store, as this node's verbs see it.
+pub(crate) struct Outbox {
+    store: Arc<dyn Store>,
+    view: Arc<View>,
+    node: NodeId,
+    journal: Mutex<Journal>,
+    /// How many entries the store has not been told.
+    untold: AtomicUsize,
+    /// How many the follower has not brought back.
+    pending: AtomicUsize,
+    /// Entries that the store refused, since the start.
+    refused: AtomicUsize,
+    /// There is something to tell.
+    wake: Notify,
+    /// The view has to be listed anew.
+    relist: Notify,
+}
+
+impl Outbox {
+    /// The outbox whose journal is at `path`. What an earlier daemon has not told is in the view from here on.
+    pub(crate) fn open(
+        path: &Path,
+        store: Arc<dyn Store>,
+        view: Arc<View>,
+        node: NodeId,
+    ) -> Result<Self, AgentError> {
+        let journal = Journal::open(path, &store.address())?;
+        view.set_untold(journal.untold());
+        let (untold, pending) = (AtomicUsize::new(journal.len()), AtomicUsize::new(journal.pending()));
+        Ok(Self {
+            store,
+            view,
+            node,
+            journal: Mutex::new(journal),
+            untold,
+            pending,
+            refused: AtomicUsize::new(0),
+            wake: Notify::new(),
+            relist: Notify::new(),
+        })
+    }
+
+    /// How many changes the store has not been told.
+    pub(crate) fn untold(&self) -> usize {
+        self.untold.load(Ordering::SeqCst)
+    }
+
+    /// How many changes the store refused when it was back, since the start.
+    pub(crate) fn refused(&self) -> usize {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// Whether writes go into the journal: the store is away, or is still being told.
+    pub(crate) fn is_away(&self) -> bool {
+        self.untold() > 0 || matches!(*self.view.link().borrow(), Link::Down(_))
+    }
+
+    /// The follower is about to bring the view to `revision`.
+    pub(crate) async fn follows(&self, revision: Revision) {
+        // Without entries there is nothing to confirm, and the follower need not wait for anybody.
+        if self.pending.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut journal = self.journal.lock().await;
+        if journal.confirm(revision) {
+            self.settle(&journal);
+        }
+    }
+
+    /// Returns when the view has to be listed anew.
+    pub(crate) async fn wants_listing(&self) {
+        self.relist.notified().await;
+    }
+
+    /// Tells the store what it has not been told, whenever there is something and it listens. Until `shutdown`.
+    pub(crate) async fn run(&self, shutdown: CancellationToken) {
+        let mut link = self.view.link();
+        loop {
+            if self.untold() > 0 && *link.borrow_and_update() == Link::Up {
+                match self.tell_next().await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => {
+                        tracing::warn!(%error, "the store cannot be told what was done; trying again")
+                    }
+                }
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = link.changed() => {}
+                () = self.wake.notified() => {}
+                () = tokio::time::sleep(AGAIN), if self.untold() > 0 => {}
+            }
+        }
+    }
+
+    /// Tells the oldest entry. `false`: there was none.
+    async fn tell_next(&self) -> Result<bool, AgentError> {
+        // Held while the store is asked: what is written meanwhile comes after this.
+        let mut journal = self.journal.lock().await;
+        let Some(entry) = journal.oldest().cloned() else { return Ok(false) };
+        match replay::tell(self.store.as_ref(), &self.node, &entry).await? {
+            replay::Told::As(revision) => journal.told(revision)?,
+            replay::Told::Refused(reason) => {
+                tracing::error!(%reason, keys = ?entry.keys(), "the store refuses what was done while it was away");
+                self.refused.fetch_add(1, Ordering::SeqCst);
+                journal.forget_oldest()?;
+                // The store's word counts: the view has to be put right.
+                self.relist.notify_one();
+            }
+        }
+        if journal.len() == 0 {
+            tracing::info!("the store has been told everything");
+            // Whatever others have done to these records meanwhile is seen now.
+            self.relist.notify_one();
+        }
+        self.settle(&journal);
+        Ok(true)
+    }
+
+    fn settle(&self, journal: &Journal) {
+        self.untold.store(journal.len(), Ordering::SeqCst);
+        self.pending.store(journal.pending(), Ordering::SeqCst);
+        self.view.set_untold(journal.untold());
+    }
+
+    /// The record as this node knows it, if it is one of those that it alone writes or that verbs ask for with them.
+    /// `None`: the store has to be asked.
+    fn known(&self, journal: &Journal, key: &str) -> Option<Option<Record>> {
+        let record = |value: Vec<u8>, snapshot: &Snapshot| Record {
+            key: key.to_owned(),
+            value,
+            modified: journal.version(key).map_or(snapshot.revision, |number| Revision(LOCAL | number)),
+        };
+        self.view.read(|s| match Known::of(key)? {
+            Known::Endpoint(network, id) => {
+                let found = s.endpoints.get(&network).and_then(|all| all.get(&id));
+                Some(found.map(|endpoint| record(encode(endpoint), s)))
+            }
+            Known::Address(network, ip) => {
+                let found = s.addresses.get(&network).and_then(|all| all.get(&ip));
+                Some(found.map(|claim| record(encode(claim), s)))
+            }
+            Known::Network(id) => Some(s.networks.get(&id).map(|network| record(encode(network), s))),
+            // A removal that has begun elsewhere is found out when the store is told.
+            Known::Removing => Some(None),
+        })
+    }
+
+    /// Whether this node may write the key without the store: the record, present or to be, is its own.
+    fn is_own(&self, present: Option<&Record>, write: &Write) -> bool {
+        let owner = |key: &str, value: &[u8]| match Known::of(key)? {
+            Known::Endpoint(..) => serde_json::from_slice::<Endpoint>(value).ok().map(|e| e.node),
+            Known::Address(..) => serde_json::from_slice::<AddressClaim>(value).ok().map(|c| c.node),
+            Known::Network(_) | Known::Removing => None,
+        };
+        let key = write.key();
+        let is_ours = |value: &[u8]| owner(key, value).is_some_and(|node| node == self.node);
+        match (present, write) {
+            (Some(record), Write::Put { value, lease: None, .. }) => is_ours(&record.value) && is_ours(value),
+            (Some(record), Write::Delete { .. }) => is_ours(&record.value),
+            // A new endpoint needs nobody's leave; a new claim does.
+            (None, Write::Put { value, lease: None, .. }) => {
+                key.starts_with(schema::ENDPOINTS) && is_ours(value)
+            }
+            (_, Write::Put { lease: Some(_), .. }) => false,
+            (None, Write::Delete { .. }) => Known::of(key).is_some(),
+        }
+    }
+
+    /// What the transaction needs and does, if this node may do it alone.
+    fn entry(&self, journal: &Journal, txn: &Txn) -> Option<Result<Entry, Outcome>> {
+        let present: Vec<_> =
+            txn.compares.iter().map(|c| self.known(journal, c.key())).collect::<Option<_>>()?;
+        let mut changes = Vec::new();
+        for write in &txn.writes {
+            let before = self.known(journal, write.key())?;
+            if !self.is_own(before.as_ref(), write) {
+                return None;
+            }
+            let after = match write {
+                Write::Put { value, .. } => Some(text(value)),
+                Write::Delete { .. } => None,
+            };
+            changes.push(journal::Step {
+                key: write.key().to_owned(),
+                before: before.map(|record| text(&record.value)),
+                after,
+            });
+        }
+        if !txn.compares.iter().zip(&present).all(|(compare, record)| compare.holds(record.as_ref())) {
+            return Some(Err(Outcome::Refused(present)));
+        }
+        let written = |key: &str| txn.writes.iter().any(|write| write.key() == key);
+        let conditions = txn.compares.iter().filter(|c| !written(c.key())).filter_map(|c| match c {
+            Compare::Absent(key) => Some((key.clone(), false)),
+            Compare::Present(key) => Some((key.clone(), true)),
+            Compare::Unchanged(..) => None,
+        });
+        Some(Ok(Entry { conditions: conditions.collect(), steps: changes }))
+    }
+
+    fn away(&self) -> StoreError {
+        let reason = match &*self.view.link().borrow() {
+            Link::Down(reason) => reason.clone(),
+            Link::Up | Link::Starting => "it does not answer".to_owned(),
+        };
+        StoreError::Unreachable { store: self.store.address(), reason }
+    }
+}
+
+/// A record's JSON.
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
+
+/// The records that verbs need for endpoints.
+enum Known {
+    Endpoint(weft_model::NetworkId, weft_model::EndpointId),
+    Address(weft_model::NetworkId, std::net::IpAddr),
+    Network(weft_model::NetworkId),
+    Removing,
+}
+
+impl Known {
+    fn of(key: &str) -> Option<Self> {
+        if let Some(rest) = key.strip_prefix(schema::ENDPOINTS) {
+            let (network, id) = rest.split_once('/')?;
+            return Some(Self::Endpoint(network.parse().ok()?, id.parse().ok()?));
+        }
+        if let Some(rest) = key.strip_prefix(schema::ADDRESSES) {
+            let (network, ip) = rest.split_once('/')?;
+            return Some(Self::Address(network.parse().ok()?, ip.parse().ok()?));
+        }
+        if let Some(id) = key.strip_prefix(schema::NETWORKS) {
+            return Some(Self::Network(id.parse().ok()?));
+        }
+        key.starts_with(schema::REMOVING).then_some(Self::Removing)
+    }
+}
+
+#[async_trait]
+impl Store for Outbox {
+    fn address(&self) -> String {
+        self.store.address()
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        if !self.is_away() {
+            match self.store.get(key).await {
+                Err(StoreError::Unreachable { .. }) => {}
+                answered => return answered,
+            }
+        }
+        let known = self.known(&*self.journal.lock().await, key);
+        match known {
+            Some(record) => Ok(record),
+            None => self.store.get(key).await,
+        }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
+        self.store.list(prefix).await
+    }
+
+    async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
+        self.store.watch(prefix, after).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        if !self.is_away() {
+            match self.store.commit(txn.clone()).await {
+                // It may have taken effect; telling it again finds that out.
+                Err(StoreError::Unreachable { .. }) => {}
+                answered => return answered,
+            }
+        }
+        let mut journal = self.journal.lock().await;
+        let Some(entry) = self.entry(&journal, &txn) else {
+            drop(journal);
+            return if matches!(*self.view.link().borrow(), Link::Down(_)) {
+                Err(self.away())
+            } else {
+                self.store.commit(txn).await
+            };
+        };
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(refused) => return Ok(refused),
+        };
+        let number = journal.append(entry).map_err(|error| StoreError::Unreachable {
+            store: self.store.address(),
+            reason: format!("and what is done without it cannot be noted: {error}"),
+        })?;
+        self.settle(&journal);
+        self.wake.notify_one();
+        Ok(Outcome::Committed(Revision(LOCAL | number)))
+    }
+
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError> {
+        self.store.grant(ttl).await
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.keep_alive(lease).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
+        self.store.revoke(lease).await
+    }
+}
