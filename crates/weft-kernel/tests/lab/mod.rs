@@ -1,7 +1,10 @@
 //! Two hosts joined by a cable, each a network namespace, with an overlay namespace and a container's each.
 #![allow(dead_code)] // Every test program uses its part of this.
 
+pub mod cluster;
 pub mod programs;
+pub mod relay;
+pub mod traffic;
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
