@@ -38,7 +38,7 @@ const SETTINGS: [Setting; 13] = [
     ("nothing by anybody", [NOTHING; 2], [NOTHING; 2]),
 ];
 
-/// What a traffic does between two ends that the setting calls so.
+/// What is sent between the two containers with a setting; `true`: over IPv6.
 type Traffic<'a> = &'a dyn Fn(&Cluster, bool) -> Vec<Result<(), String>>;
 
 /// Does it with every setting, over IPv4 and IPv6 inside; all that went wrong.
