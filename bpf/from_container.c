@@ -14,8 +14,7 @@
 // What encapsulate4 and encapsulate6 return when the frame is ready for the trunk; else it is the program's verdict.
 #define ENCAPSULATED 0
 
-INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos,
-			__u16 source)
+INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct flow *flow, __u8 tos, __u16 source)
 {
 	struct outer4 *outer;
 	__u32 inner_len = skb->len;
@@ -32,24 +31,25 @@ INLINE int encapsulate4(struct __sk_buff *skb, struct host *host, struct station
 		.version_ihl = 0x45,
 		.tos = tos,
 		.tot_len = htons(inner_len + OVERHEAD4 - sizeof(struct ethhdr)),
-		.id = (__u16)bpf_get_prandom_u32(),
+		.id = htons(flow->id),
 		.ttl = 64,
 		.protocol = IPPROTO_UDP,
 		.src = host->vtep.word[0],
-		.dst = to->vtep.word[0],
+		.dst = flow->to.vtep.word[0],
 	};
+	// Packets that belong together have identifications that follow each other: only then does the receiver join them (GRO).
+	flow->id += skb->gso_segs ?: 1;
 	outer->ip.check = ipv4_checksum(&outer->ip);
 	outer->udp = (struct udphdr){
 		.src = source,
 		.dst = host->udp_port,
 		.len = htons(inner_len + OVERHEAD4 - sizeof(struct ethhdr) - sizeof(struct iphdr)),
 	};
-	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(vni << 8) };
+	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(flow->vni << 8) };
 	return ENCAPSULATED;
 }
 
-INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station *to, __u32 vni, __u8 tos,
-			__u16 source)
+INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct flow *flow, __u8 tos, __u16 source)
 {
 	struct outer6 *outer;
 	__u32 inner_len = skb->len;
@@ -68,10 +68,10 @@ INLINE int encapsulate6(struct __sk_buff *skb, struct host *host, struct station
 	outer->ip.next_header = IPPROTO_UDP;
 	outer->ip.hop_limit = 64;
 	__builtin_memcpy(outer->ip.src, &host->vtep, sizeof(host->vtep));
-	__builtin_memcpy(outer->ip.dst, &to->vtep, sizeof(to->vtep));
+	__builtin_memcpy(outer->ip.dst, &flow->to.vtep, sizeof(flow->to.vtep));
 	// A zero checksum over IPv6: RFC 6935 and 6936 allow it for tunnels.
 	outer->udp = (struct udphdr){ .src = source, .dst = host->udp_port, .len = udp_len };
-	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(vni << 8) };
+	outer->vxlan = (struct vxlanhdr){ .flags = VXLAN_VNI_FLAG, .vni = htonl(flow->vni << 8) };
 	return ENCAPSULATED;
 }
 
@@ -112,6 +112,7 @@ INLINE struct flow *flow_of(__u32 ifindex, __u8 *mac, __u32 version)
 	flow->version = version;
 	flow->ifindex = ifindex;
 	__builtin_memcpy(flow->mac, mac, sizeof(flow->mac));
+	flow->id = (__u16)bpf_get_prandom_u32();
 	flow->vni = port->vni;
 	flow->counter = port->counter;
 	flow->to = *to;
@@ -129,6 +130,44 @@ INLINE int answer(struct __sk_buff *skb, __u16 proto)
 	if (proto == htons(ETH_P_ARP))
 		return answer_arp(skb, port->vni);
 	return proto == htons(ETH_P_IPV6) ? answer_solicitation(skb, port->vni) : TCX_NEXT;
+}
+
+// The largest IP packet that this one is or will be cut into.
+INLINE __u32 largest_packet(struct __sk_buff *skb, struct ethhdr *eth, void *end)
+{
+	__u32 header = sizeof(struct ipv6hdr);
+	struct iphdr *v4 = (void *)(eth + 1);
+	struct ipv6hdr *v6 = (void *)(eth + 1);
+	__u8 protocol, *l4;
+
+	if (!skb->gso_size)
+		return skb->len - sizeof(*eth);
+	if (eth->proto == htons(ETH_P_IP)) {
+		if (v4->version_ihl != 0x45)
+			return ~0u;
+		protocol = v4->protocol;
+		l4 = (void *)(v4 + 1);
+		header = sizeof(*v4);
+	} else {
+		if ((void *)(v6 + 1) > end)
+			return ~0u;
+		protocol = v6->next_header;
+		l4 = (void *)(v6 + 1);
+	}
+	if (protocol != IPPROTO_TCP)
+		return header + sizeof(struct udphdr) + skb->gso_size;
+	return (void *)(l4 + 20) <= end ? header + (l4[12] >> 4) * 4 + skb->gso_size : ~0u;
+}
+
+// The largest inner packet that the path to a peer takes.
+INLINE __u32 path_mtu(struct host *host, struct station *to)
+{
+	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &to->counter);
+	__u32 overhead = host->ipv6 ? OVERHEAD6 : OVERHEAD4;
+
+	if (!hop || hop->mtu <= overhead || hop->mtu - overhead > host->mtu || !same_address(&hop->to, &to->vtep))
+		return host->mtu;
+	return hop->mtu - overhead;
 }
 
 SEC("classifier")
@@ -168,13 +207,12 @@ int from_container(struct __sk_buff *skb)
 	}
 
 	// What does not fit the tunnel is for the kernel's path, which can fragment it.
-	if (!skb->gso_size && skb->len - sizeof(*eth) > host->mtu)
+	if (largest_packet(skb, eth, end) > path_mtu(host, to))
 		return TCX_NEXT;
 	tos = tos_of(data + sizeof(*eth), eth->proto);
 	source = source_port(data + sizeof(*eth), eth->proto, end);
 	bytes = skb->len;
-	verdict = host->ipv6 ? encapsulate6(skb, host, to, flow->vni, tos, source)
-			     : encapsulate4(skb, host, to, flow->vni, tos, source);
+	verdict = host->ipv6 ? encapsulate6(skb, host, flow, tos, source) : encapsulate4(skb, host, flow, tos, source);
 	if (verdict != ENCAPSULATED)
 		return verdict;
 	sent(flow->counter, bytes);

@@ -50,6 +50,21 @@ INLINE struct arrival *arrival_of(struct address *from, __u32 vni, __u8 *mac, __
 	return arrival;
 }
 
+// A packet of many segments keeps the tunnel's mark, and no helper takes it off. TCP never looks at it; UDP would cut the
+// packet up by it, and lose all of it.
+INLINE int can_lose_its_tunnel(struct __sk_buff *skb, struct ethhdr *inner)
+{
+	struct ipv6hdr *v6 = (void *)(inner + 1);
+	struct iphdr *v4 = (void *)(inner + 1);
+	void *end = (void *)(long)skb->data_end;
+
+	if (!skb->gso_size)
+		return 1;
+	if (inner->proto == htons(ETH_P_IP))
+		return (void *)(v4 + 1) <= end && v4->protocol == IPPROTO_TCP;
+	return (void *)(v6 + 1) <= end && v6->next_header == IPPROTO_TCP;
+}
+
 INLINE int deliver(struct __sk_buff *skb, struct host *host, struct address *from, struct vxlanhdr *vxlan,
 		   struct ethhdr *inner, int overhead)
 {
@@ -57,7 +72,7 @@ INLINE int deliver(struct __sk_buff *skb, struct host *host, struct address *fro
 	struct arrival *arrival = arrival_of(from, ntohl(vxlan->vni) >> 8, frame.dst, host->version);
 	__u64 l3 = frame.proto == htons(ETH_P_IP) ? BPF_F_ADJ_ROOM_DECAP_L3_IPV4 : BPF_F_ADJ_ROOM_DECAP_L3_IPV6;
 
-	if (!arrival)
+	if (!arrival || !can_lose_its_tunnel(skb, inner))
 		return TCX_NEXT;
 	if (bpf_skb_adjust_room(skb, -overhead, BPF_ADJ_ROOM_MAC, DECAP | l3))
 		return drop(DROP_DECAP);

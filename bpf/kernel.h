@@ -70,13 +70,13 @@ static long (*bpf_redirect_peer)(__u32 ifindex, __u64 flags) = (void *)155;
 #define BPF_FIB_LKUP_RET_SUCCESS 0
 #define BPF_FIB_LKUP_RET_FWD_DISABLED 5
 #define BPF_FIB_LKUP_RET_NO_NEIGH 7
-#define BPF_FIB_LKUP_RET_FRAG_NEEDED 8
 #define AF_INET 2
 #define AF_INET6 10
 
 struct bpf_fib_lookup {
 	__u8 family, l4_protocol;
-	__u16 sport, dport, tot_len;
+	__u16 sport, dport;
+	__u16 tot_len; // nonzero: the answer has the path's MTU in it
 	__u32 ifindex;
 	__u32 flow; // tos for IPv4, flow info for IPv6
 	__u32 src[4], dst[4];

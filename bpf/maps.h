@@ -61,7 +61,6 @@ struct counter {
 // Why a frame was dropped by a program. Each is an index into `drops`.
 enum drop {
 	DROP_NO_ROUTE, // no route to the peer
-	DROP_TOO_LARGE, // larger than what the device on that route takes
 	DROP_ENCAP,    // the kernel would not make room for the outer headers
 	DROP_DECAP,    // nor take them away
 	DROPS,
@@ -129,12 +128,13 @@ struct {
 	__type(value, __u64);
 } drops SEC(".maps");
 
-// The next hop to a peer as the routing table had it a moment ago. Private to to_wire; by the peer's counter slot.
+// The next hop to a peer as the routing table had it a moment ago. Of to_wire; by the peer's counter slot.
 struct next_hop {
 	__u64 until; // in nanoseconds of the coarse monotonic clock
 	struct address to;
 	__u32 ifindex;
 	__u8 dmac[6], smac[6];
+	__u32 mtu; // of the path, with what routers have told; 0: not known
 };
 
 struct {
@@ -149,7 +149,7 @@ struct flow {
 	__u32 version;
 	__u32 ifindex;
 	__u8 mac[6];
-	__u16 zero;
+	__u16 id; // the next outer IPv4 identification
 	__u32 vni;
 	__u32 counter; // the port's
 	struct station to;

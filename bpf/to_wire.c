@@ -22,7 +22,7 @@ SEC("classifier")
 int to_wire(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex, .l4_protocol = IPPROTO_UDP };
+	struct bpf_fib_lookup fib = { .ifindex = skb->ifindex, .l4_protocol = IPPROTO_UDP, .tot_len = 1 };
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct ethhdr *eth = data;
 	__u32 peer = skb->mark;
@@ -60,12 +60,13 @@ int to_wire(struct __sk_buff *skb)
 	if (found == BPF_FIB_LKUP_RET_FWD_DISABLED && hop->ifindex)
 		return bpf_redirect_neigh(hop->ifindex, 0, 0, 0);
 	if (found != BPF_FIB_LKUP_RET_SUCCESS)
-		return drop(found == BPF_FIB_LKUP_RET_FRAG_NEEDED ? DROP_TOO_LARGE : DROP_NO_ROUTE);
+		return drop(DROP_NO_ROUTE);
 	hop->until = 0;
 	hop->to = to;
 	hop->ifindex = fib.ifindex;
 	__builtin_memcpy(hop->dmac, fib.dmac, sizeof(hop->dmac));
 	__builtin_memcpy(hop->smac, fib.smac, sizeof(hop->smac));
+	hop->mtu = fib.tot_len; // from_container leaves what is larger to the kernel, from the next packet on
 	hop->until = now + HOP_AGE_NS;
 	return send(skb, hop);
 }

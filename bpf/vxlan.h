@@ -8,6 +8,7 @@ struct vxlanhdr {
 };
 
 #define VXLAN_VNI_FLAG htonl(0x08000000)
+#define IPPROTO_TCP 6
 #define IPPROTO_UDP 17
 #define ECN_MASK 3
 #define ECN_CE 3

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
-use weft_e2e::{devices, eventually, kernel_picture, lab, options_with_etcd, ping, seen};
+use weft_e2e::{devices, eventually, kernel_picture, lab, options_with_etcd, ping, records, seen};
 use weft_lab::{Container, Fixture};
 
 /// Attach and detach cycles.
@@ -24,7 +24,7 @@ fn holdings(lab: &Fixture) -> Holdings {
     Holdings {
         host_devices: lab.hosts.iter().map(|h| devices(&h.namespace)).collect(),
         kernel: lab.daemons.iter().map(|d| kernel_picture(d, true)).collect(),
-        records: lab.etcd.as_ref().unwrap().keys("").unwrap().into_iter().collect(),
+        records: records(lab.etcd.as_ref().unwrap()),
         open_files: lab.daemons.iter().map(|d| d.process().unwrap().open_files().unwrap()).collect(),
     }
 }

@@ -6,13 +6,13 @@
 
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
-use std::{fs, net::UdpSocket, process::Command, thread, time::Duration};
-use weft_e2e::{eventually, kernel_picture, lab, options_with_etcd, refusal, seen, weft};
+use std::{collections::BTreeSet, fs, net::UdpSocket, process::Command, thread, time::Duration};
+use weft_e2e::{eventually, kernel_picture, lab, options_with_etcd, records, refusal, seen, weft};
 use weft_lab::{Container, Daemon, DaemonOptions, Fixture, Host, LabOptions, output};
 
 /// Everything that a refused request must leave as it was.
-fn state(lab: &Fixture) -> (Vec<String>, Vec<Value>, Vec<Vec<String>>) {
-    let records = lab.etcd.as_ref().unwrap().keys("").unwrap();
+fn state(lab: &Fixture) -> (BTreeSet<String>, Vec<Value>, Vec<Vec<String>>) {
+    let records = records(lab.etcd.as_ref().unwrap());
     let kernels = lab.daemons.iter().filter(|d| d.overlay().exists()).map(|d| kernel_picture(d, true));
     let hosts = lab.hosts.iter().map(|h| weft_e2e::devices(&h.namespace));
     (records, kernels.collect(), hosts.collect())

@@ -11,6 +11,7 @@ pub use engines::{Pair, address, fetch, field, has_network, has_no_network, in_c
 
 use serde_json::Value;
 use std::{
+    collections::BTreeSet,
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
@@ -18,7 +19,7 @@ use std::{
     process::{Command, Output},
     time::Duration,
 };
-use weft_lab::{Container, Daemon, Fixture, LabOptions, LabStore, NetNs, Tools, cannot_run, until};
+use weft_lab::{Container, Daemon, Etcd, Fixture, LabOptions, LabStore, NetNs, Tools, cannot_run, until};
 
 /// The `weft` that the tests run: `$WEFT_BIN`, or the debug build beside the tests.
 pub fn weft() -> PathBuf {
@@ -111,6 +112,14 @@ fn settle(value: &mut Value, identities: bool) {
         }
         _ => {}
     }
+}
+
+/// The keys of all records in etcd, without the addresses that hosts hold ahead: those come and go by themselves.
+pub fn records(etcd: &Etcd) -> BTreeSet<String> {
+    let all = etcd.ctl(&["get", "--prefix", ""]).unwrap();
+    let lines: Vec<&str> = all.lines().collect();
+    let records = lines.chunks_exact(2).filter(|record| !record[1].contains("\"kind\":\"reserved\""));
+    records.map(|record| record[0].to_owned()).collect()
 }
 
 /// The names of all devices in a namespace, sorted.

@@ -1,12 +1,12 @@
 //! Claiming addresses: by compare-and-swap in the store, so that no two endpoints ever have the same one.
 
-use crate::{Agent, AgentError};
+use crate::{Agent, AgentError, reserve::Patience};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{
     AddressClaim, AddressDriver, ClaimKind, EndpointId, Network, NetworkId, Subnet, encode, schema, unix_now,
 };
-use weft_plan::{Order, choose, describe_holder};
+use weft_plan::{IpamError, Order, choose, describe_holder};
 use weft_store::{Outcome, StoreError, Txn};
 
 /// How often a claim starts again because another daemon was faster. Each time the loser has seen the address
@@ -22,11 +22,23 @@ impl Agent {
         wanted: Option<IpAddr>,
     ) -> Result<IpNet, AgentError> {
         let mut away = self.0.outbox.is_away();
+        let mut patience = Patience::new();
         for _ in 0..ATTEMPTS {
             if away {
                 return self.claim_reserved(network, subnet, wanted).await;
             }
-            let ip = self.choose_address(network, subnet, wanted)?;
+            if let Some(ip) = wanted {
+                self.ask_for(network, ip).await?;
+                if self.holds_ahead(network, ip) {
+                    return self.claim_reserved(network, subnet, wanted).await;
+                }
+            }
+            let ip = match self.choose_address(network, subnet, wanted) {
+                Err(AgentError::Ipam(IpamError::Full { .. })) if patience.for_others(self, network).await => {
+                    continue;
+                }
+                chosen => chosen?,
+            };
             let (key, mark) = (schema::address_key(network, ip), schema::removing_key(network));
             let claim = self.new_claim(ClaimKind::Ipam, None);
             let txn = Txn::new()
@@ -34,6 +46,8 @@ impl Agent {
                 .present(schema::network_key(network))
                 .absent(mark)
                 .put(key, encode(&claim));
+            let txn =
+                if self.is_wanted(network, ip) { txn.delete(schema::wanted_key(network, ip)) } else { txn };
             match self.commit(txn).await {
                 Err(AgentError::Store(StoreError::Unreachable { .. })) => away = true,
                 Err(error) => return Err(error),
@@ -48,7 +62,12 @@ impl Agent {
         Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
     }
 
-    /// As [`Agent::claim_address`] while the store is away: one of those that this node holds ahead.
+    fn holds_ahead(&self, network: &NetworkId, ip: IpAddr) -> bool {
+        let ours = |c: &AddressClaim| c.kind == ClaimKind::Reserved && c.node == self.0.node;
+        self.read(|s| s.addresses.get(network).and_then(|claims| claims.get(&ip)).is_some_and(ours))
+    }
+
+    /// As [`Agent::claim_address`]: one of those that this node holds ahead.
     async fn claim_reserved(
         &self,
         network: &NetworkId,

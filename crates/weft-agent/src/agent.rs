@@ -40,6 +40,8 @@ pub(crate) struct Inner {
     /// How frames are carried: see [`crate::api::Status::datapath`].
     pub(crate) datapath: String,
     pub(crate) reconciled: watch::Receiver<Reconciled>,
+    /// Whether addresses are held ahead; locked while the reserve is changed.
+    pub(crate) reserving: tokio::sync::Mutex<bool>,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
     /// Cancelled when the daemon is to end.
     pub(crate) shutdown: CancellationToken,

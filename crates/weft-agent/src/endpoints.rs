@@ -4,6 +4,7 @@
 use crate::{
     Agent, AgentError,
     addresses::{ATTEMPTS, with_prefix},
+    reserve::Patience,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -75,10 +76,13 @@ impl Agent {
             };
         }
         let mut away = self.0.outbox.is_away();
+        let mut patience = Patience::new();
         for _ in 0..ATTEMPTS {
             match self.try_endpoint(&spec, away).await {
                 Ok(Some((endpoint, revision))) => return self.finish_endpoint(endpoint, revision).await,
                 Ok(None) => {}
+                Err(AgentError::Ipam(IpamError::Full { .. }))
+                    if patience.for_others(self, &spec.network).await => {}
                 Err(AgentError::Store(StoreError::Unreachable { .. })) if !away => away = true,
                 Err(error) => return Err(error),
             }
@@ -111,6 +115,9 @@ impl Agent {
                 None => txn.absent(&key),
             };
             txn = txn.put(key, encode(&self.new_claim(kind, Some(spec.id.clone()))));
+            if self.is_wanted(&network.id, address.net.addr()) {
+                txn = txn.delete(schema::wanted_key(&network.id, address.net.addr()));
+            }
         }
         let txn = txn.put(key, encode(&endpoint));
         let present = match self.commit(txn).await? {
@@ -144,6 +151,7 @@ impl Agent {
         let mut addresses = Vec::new();
         for &ip in &spec.addresses {
             let net = subnet_of(network, ip)?;
+            self.ask_for(&network.id, ip).await?;
             let held = self.held(network, ip).await?;
             if held.is_none() {
                 self.choose_address(&network.id, net, Some(ip))?;
@@ -155,7 +163,10 @@ impl Agent {
             if !spec.allocate || wanted {
                 continue;
             }
-            if away && network.subnets.iter().any(|s| s.net.addr().is_ipv4() == v4) {
+            if !network.subnets.iter().any(|s| s.net.addr().is_ipv4() == v4) {
+                continue;
+            }
+            if away {
                 let net = self.reserved_of_family(network, v4)?;
                 let held = self.held(network, net.addr()).await?;
                 addresses.push(Address { net, held });

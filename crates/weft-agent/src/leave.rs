@@ -19,6 +19,7 @@ impl Agent {
             let bindings = s.bindings.get(&self.0.node).into_iter().flat_map(|b| b.keys().cloned());
             (endpoints, claims.collect::<Vec<_>>(), bindings.collect::<Vec<_>>())
         });
+        self.give_up_reserve().await?;
         tracing::info!(endpoints = endpoints.len(), "this host leaves the cluster");
         for (network, endpoint) in &endpoints {
             self.remove_endpoint(network, endpoint).await?;

@@ -249,7 +249,8 @@ impl Agent {
         marked: Revision,
     ) -> Result<bool, AgentError> {
         let claims = self.0.store.list(&format!("{}{}/", schema::ADDRESSES, network.id)).await?;
-        for chunk in claims.records.chunks(CHUNK) {
+        let wanted = self.0.store.list(&format!("{}{}/", schema::WANTED, network.id)).await?;
+        for chunk in [claims.records, wanted.records].concat().chunks(CHUNK) {
             let txn = Txn::new().unchanged(mark, marked);
             let txn = chunk.iter().fold(txn, |txn, record| txn.delete(&record.key));
             if let Outcome::Refused(_) = self.0.store.commit(txn).await? {

@@ -98,7 +98,7 @@ impl Reconciler {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         let planned = self.plan_news().map(|(_, planned)| planned);
         self.audit().await;
-        self.publish(planned);
+        self.publish(planned.as_ref());
         let kernel = Arc::clone(&self.kernel);
         loop {
             tokio::select! {
@@ -142,7 +142,7 @@ impl Reconciler {
         // What is not wanted any more cannot fail any more.
         let desired = self.planner.desired();
         self.state.failures.retain(|key, _| desired.contains_key(key) || self.believed.contains_key(key));
-        self.publish(Some(planned));
+        self.publish(Some(&planned));
     }
 
     /// Reads the kernel and repairs the difference.
@@ -213,8 +213,8 @@ impl Reconciler {
         well
     }
 
-    fn publish(&mut self, planned: Option<Planned>) {
-        if let Some(Planned { revision, writes }) = planned {
+    fn publish(&mut self, planned: Option<&Planned>) {
+        if let Some(&Planned { revision, writes }) = planned {
             self.state.revision = revision;
             self.state.writes = writes;
         }

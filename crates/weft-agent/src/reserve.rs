@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_model::{ClaimKind, Network, NetworkId, encode, schema};
+use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, encode, schema};
 use weft_plan::{reserve_change, reserved};
 use weft_store::{Outcome, StoreError, Txn};
 
@@ -22,15 +22,18 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// How long the reserve of a network without endpoints here is kept.
 const KEPT: Duration = Duration::from_hours(1);
 
+/// How long a host that lives takes to give back what it holds ahead, at most.
+const GIVING_BACK: Duration = Duration::from_secs(3);
+
 /// Keeps the reserve until `shutdown`.
 pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
     let mut seen = agent.0.view.seen();
     let mut last_used: BTreeMap<NetworkId, Instant> = BTreeMap::new();
     loop {
-        if !agent.0.outbox.is_away() {
-            if let Err(error) = agent.settle_reserve(&mut last_used).await {
-                tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
-            }
+        if !agent.0.outbox.is_away()
+            && let Err(error) = agent.settle_reserve(&mut last_used).await
+        {
+            tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
@@ -47,6 +50,10 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
 
 impl Agent {
     async fn settle_reserve(&self, last_used: &mut BTreeMap<NetworkId, Instant>) -> Result<(), AgentError> {
+        let reserving = self.0.reserving.lock().await;
+        if !*reserving {
+            return Ok(());
+        }
         let now = Instant::now();
         let changes = self.read(|s| {
             let ours = |id: &NetworkId| {
@@ -55,7 +62,7 @@ impl Agent {
             let in_use: BTreeSet<_> = s.networks.keys().filter(|id| ours(id)).cloned().collect();
             last_used.extend(in_use.into_iter().map(|id| (id, now)));
             last_used.retain(|id, used| s.networks.contains_key(id) && now - *used < KEPT);
-            let none = BTreeMap::new();
+            let (none, nobody) = (BTreeMap::new(), BTreeMap::new());
             let mut changes = Vec::new();
             for network in s.networks.values() {
                 let claims = s.addresses.get(&network.id).unwrap_or(&none);
@@ -64,7 +71,9 @@ impl Agent {
                     if !used && reserved(claims, subnet, &self.0.node).next().is_none() {
                         continue;
                     }
-                    let change = reserve_change(network, subnet, claims, &self.0.node, s.nodes.len(), used);
+                    let wanted = s.wanted.get(&network.id).unwrap_or(&nobody);
+                    let nodes = s.nodes.len();
+                    let change = reserve_change(network, subnet, claims, wanted, &self.0.node, nodes, used);
                     changes.push((network.id.clone(), change));
                 }
             }
@@ -89,6 +98,51 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Gives up everything that this node holds ahead, for good.
+    pub(crate) async fn give_up_reserve(&self) -> Result<(), AgentError> {
+        let mut reserving = self.0.reserving.lock().await;
+        *reserving = false;
+        let held: Vec<_> = self.read(|s| {
+            let all = s.addresses.iter().flat_map(|(n, claims)| claims.iter().map(move |(ip, c)| (n, ip, c)));
+            let ours = all.filter(|(_, _, c)| c.kind == ClaimKind::Reserved && c.node == self.0.node);
+            ours.map(|(network, ip, _)| schema::address_key(network, *ip)).collect()
+        });
+        for key in held {
+            let Some(record) = self.0.store.get(&key).await? else { continue };
+            if is_reserve(&record.value) {
+                self.0.store.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks whoever holds `ip` ahead to give it up, and waits a moment. Where nobody does, or does not answer, nothing comes
+    /// of it.
+    pub(crate) async fn ask_for(&self, network: &NetworkId, ip: IpAddr) -> Result<(), AgentError> {
+        let held_elsewhere = || {
+            let elsewhere = |c: &AddressClaim| c.kind == ClaimKind::Reserved && c.node != self.0.node;
+            self.read(|s| s.addresses.get(network).and_then(|claims| claims.get(&ip)).is_some_and(elsewhere))
+        };
+        if self.0.outbox.is_away() || !held_elsewhere() {
+            return Ok(());
+        }
+        let key = schema::wanted_key(network, ip);
+        self.commit(Txn::new().put(&key, encode(&self.0.node))).await?;
+        let (mut seen, until) = (self.0.view.seen(), Instant::now() + GIVING_BACK);
+        while held_elsewhere() {
+            if tokio::time::timeout_at(until, seen.changed()).await.is_err() {
+                self.commit(Txn::new().delete(key)).await?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether somebody asks for an address that is held ahead.
+    pub(crate) fn is_wanted(&self, network: &NetworkId, ip: IpAddr) -> bool {
+        self.read(|s| s.wanted.get(network).is_some_and(|wanted| wanted.contains_key(&ip)))
     }
 
     /// An address that this node holds ahead: `wanted`, or the lowest in `subnet`.
@@ -130,6 +184,30 @@ impl Agent {
     }
 }
 
+/// Waits for other hosts to give back what they hold ahead on a network that is full: they do when they see it fill up.
+pub(crate) struct Patience {
+    until: Instant,
+}
+
+impl Patience {
+    pub(crate) fn new() -> Self {
+        Self { until: Instant::now() + GIVING_BACK }
+    }
+
+    /// Waits for news, if others hold addresses ahead. `false`: there is nothing to wait for, or not any longer.
+    pub(crate) async fn for_others(&mut self, agent: &Agent, network: &NetworkId) -> bool {
+        let held_by_others = agent.read(|s| {
+            let mut claims = s.addresses.get(network).into_iter().flat_map(BTreeMap::values);
+            claims.any(|c| c.kind == ClaimKind::Reserved && c.node != agent.0.node)
+        });
+        if !held_by_others {
+            return false;
+        }
+        let mut seen = agent.0.view.seen();
+        tokio::time::timeout_at(self.until, seen.changed()).await.is_ok()
+    }
+}
+
 fn is_reserve(value: &[u8]) -> bool {
-    serde_json::from_slice::<weft_model::AddressClaim>(value).is_ok_and(|c| c.kind == ClaimKind::Reserved)
+    serde_json::from_slice::<AddressClaim>(value).is_ok_and(|c| c.kind == ClaimKind::Reserved)
 }

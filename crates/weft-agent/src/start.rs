@@ -156,6 +156,7 @@ pub(crate) async fn adopt(
         kernel,
         datapath,
         reconciled: reconciled.clone(),
+        reserving: tokio::sync::Mutex::new(true),
         engines: Mutex::new(BTreeMap::new()),
         shutdown: shutdown.clone(),
         left: AtomicBool::new(false),

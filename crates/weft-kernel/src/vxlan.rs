@@ -91,7 +91,12 @@ fn create(host: &mut Host, vni: Vni, want: &Vxlan, settings: &Settings) -> Resul
         InfoVxlan::Proxy(true),
     ];
     // For one family only: the kernel shares a port's socket among devices of like flags.
-    data.extend(want.local.is_ipv6().then_some(InfoVxlan::UDPZeroCsumRX(true)));
+    // No outer checksums (RFC 7348, section 5; over IPv6, RFC 6935 and 6936): the inner packet has its own, and the fast path
+    // of other hosts takes only frames without.
+    data.extend(match want.local {
+        IpAddr::V4(_) => vec![InfoVxlan::UDPCsum(false)],
+        IpAddr::V6(_) => vec![InfoVxlan::UDPZeroCsumTX(true), InfoVxlan::UDPZeroCsumRX(true)],
+    });
     let attributes = vec![
         LinkAttribute::IfName(name.clone()),
         LinkAttribute::NetNsFd(host.overlay_namespace.as_fd().as_raw_fd()),

@@ -171,7 +171,6 @@ async fn a_container_that_forwards_cuts_up_what_it_received_as_one_packet() {
     }
 }
 
-// FAILS until from_wire leaves UDP packets of many segments to the kernel's path.
 #[tokio::test]
 async fn a_container_forwards_trains_of_datagrams() {
     if !can_run("ip") || !can_run("ethtool") {

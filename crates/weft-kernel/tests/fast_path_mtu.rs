@@ -77,7 +77,6 @@ async fn a_container_joins_a_network_of_large_packets_and_one_of_small_ones() {
     assert_none(&faults);
 }
 
-// FAILS until from_container looks at the size of the segments, too.
 #[tokio::test]
 async fn a_network_may_have_been_given_a_larger_mtu_than_its_tunnel_carries() {
     if !can_run("ip") || !can_run("ethtool") {
@@ -107,7 +106,6 @@ async fn a_network_may_have_been_given_a_larger_mtu_than_its_tunnel_carries() {
     assert_none(&faults);
 }
 
-// FAILS until from_container minds the MTU of the path to the peer (IPv6: nobody else cuts).
 #[tokio::test]
 async fn one_host_has_an_uplink_of_1500_bytes_and_the_other_one_of_9000() {
     if !can_run("ip") || !can_run("ethtool") {
@@ -130,7 +128,6 @@ async fn one_host_has_an_uplink_of_1500_bytes_and_the_other_one_of_9000() {
     assert_none(&faults);
 }
 
-// FAILS until from_container minds the MTU of the path to the peer (IPv6: nobody else cuts).
 #[tokio::test]
 async fn the_way_between_two_hosts_is_narrower_in_the_middle() {
     if !can_run("ip") || !can_run("ethtool") {

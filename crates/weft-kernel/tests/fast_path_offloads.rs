@@ -114,7 +114,6 @@ async fn streams_and_datagrams_arrive_over_ipv6_with_every_offload_on_or_off() {
     }
 }
 
-// FAILS until from_wire leaves UDP packets of many segments to the kernel's path.
 #[tokio::test]
 async fn trains_of_datagrams_arrive_with_every_offload_on_or_off() {
     if !can_run("ip") || !can_run("ethtool") {
@@ -132,7 +131,6 @@ async fn trains_of_datagrams_arrive_with_every_offload_on_or_off() {
     assert_none(&faults);
 }
 
-// FAILS until from_wire leaves UDP packets of many segments to the kernel's path.
 #[tokio::test]
 async fn what_an_uplink_puts_together_arrives_whole_and_datagrams_one_by_one() {
     if !can_run("ip") || !can_run("ethtool") {

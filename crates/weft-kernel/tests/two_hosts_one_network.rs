@@ -3,7 +3,7 @@
 
 mod lab;
 
-use lab::{Datapath, Host, can_run, one_network, ping, ping_both_ways, run, socket, wait_for};
+use lab::{Host, can_run, one_network, ping, ping_both_ways, run, socket, wait_for};
 use nix::sys::socket::{self as raw, AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType};
 use std::{
     io::IoSliceMut,
@@ -100,9 +100,8 @@ async fn an_ipv6_underlay_carries_the_same() {
     let frames = wire.vxlan_frames();
     assert!(frames.iter().any(|f| f.from == a.vtep && f.to == b.vtep), "{frames:?}");
     assert!(frames.iter().all(|f| f.vni == vni.get()), "{frames:?}");
-    // RFC 6935: the fast path's have none. The kernel's device computes them, and takes either.
-    let checksums = a.datapath == Datapath::Kernel;
-    assert!(frames.iter().all(|f| (f.checksum != 0) == checksums), "{frames:?}");
+    // RFC 6935: a tunnel needs none.
+    assert!(frames.iter().all(|f| f.checksum == 0), "{frames:?}");
     let mtu = a.container.netns.namespace.run(|| Underlay::of_interface("eth0")).unwrap().unwrap().mtu;
     assert_eq!(mtu.get(), 1430);
     ping(&a.container, &b.container, true, 1430 - 48);
@@ -140,9 +139,11 @@ async fn a_packet_of_1450_bytes_crosses_in_one_frame_and_a_byte_more_does_not() 
     ping(&a.container, &b.container, false, 1422);
     let wire = Wire::tap(&a);
     ping(&a.container, &b.container, false, 1422);
-    assert_eq!(wire.vxlan_frames().len(), 2, "one there, one back");
+    // Multicast listeners may report themselves (IPv6) at any moment.
+    let ipv4 = || wire.vxlan_frames().iter().filter(|f| f.ethertype == 0x0800).count();
+    assert_eq!(ipv4(), 2, "one there, one back");
     ping(&a.container, &b.container, false, 1423);
-    assert_eq!(wire.vxlan_frames().len(), 4, "two fragments there, two back");
+    assert_eq!(ipv4(), 4, "two fragments there, two back");
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@
 //! | `v1/addresses/NETWORK/IP` | [`crate::AddressClaim`] | created only where absent: one holder |
 //! | `v1/bindings/NODE/ENGINE-NETWORK` | [`Binding`] | by that node: its engine's copy of a network |
 //! | `v1/removing/NETWORK` | [`Removing`] | while the network is being removed: nothing may join it |
+//! | `v1/wanted/NETWORK/IP` | node id | by a node that asks for an address which another holds ahead |
 //! | `v1/pools/POOL` | [`Pool`] | by an engine's IPAM call, until a network is made of it |
 
 use crate::{Endpoint, EndpointId, NetworkId, NetworkName, NodeId, Subnet, UnixSeconds, Vni};
@@ -47,6 +48,8 @@ pub const ADDRESSES: &str = "v1/addresses/";
 pub const BINDINGS: &str = "v1/bindings/";
 /// Prefix of [`removing_key`].
 pub const REMOVING: &str = "v1/removing/";
+/// Prefix of [`wanted_key`].
+pub const WANTED: &str = "v1/wanted/";
 /// Prefix of [`pool_key`].
 pub const POOLS: &str = "v1/pools/";
 
@@ -129,6 +132,10 @@ pub fn binding_key(node: &NodeId, engine_network: &str) -> String {
 /// `v1/removing/NETWORK`
 pub fn removing_key(network: &NetworkId) -> String {
     format!("{REMOVING}{network}")
+}
+/// `v1/wanted/NETWORK/IP`
+pub fn wanted_key(network: &NetworkId, ip: IpAddr) -> String {
+    format!("{WANTED}{network}/{ip}")
 }
 /// `v1/pools/POOL`
 pub fn pool_key(pool: &str) -> String {

@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<NetworkId, BTreeMap<EndpointId, Endpoint>>,
     /// Taken addresses by network.
     pub addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, AddressClaim>>,
+    /// Addresses that a node asks for although another holds them ahead, by network.
+    pub wanted: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>>,
     /// Engines' copies of networks.
     pub bindings: BTreeMap<NodeId, BTreeMap<String, Binding>>,
     /// Pools of engines' IPAM calls.
@@ -133,6 +135,11 @@ impl Snapshot {
                 put_nested(&mut self.bindings, node.clone(), engine_network.clone(), value).map_err(bad)?;
                 Ok(Touched::Binding(node, engine_network))
             }
+            "wanted" => {
+                let (network, ip): (NetworkId, IpAddr) = parse_pair(name).map_err(bad)?;
+                put_nested(&mut self.wanted, network, ip, value).map_err(bad)?;
+                Ok(Touched::Other)
+            }
             "pools" => {
                 put(&mut self.pools, name.to_owned(), value).map_err(bad)?;
                 Ok(Touched::Other)
@@ -160,6 +167,9 @@ impl Snapshot {
         }
         for (network, claims) in &self.addresses {
             records.extend(all(claims, |ip| schema::address_key(network, *ip)));
+        }
+        for (network, wanted) in &self.wanted {
+            records.extend(all(wanted, |ip| schema::wanted_key(network, *ip)));
         }
         for (node, bindings) in &self.bindings {
             records.extend(all(bindings, |id| schema::binding_key(node, id)));

@@ -120,29 +120,30 @@ impl Outbox {
     pub(crate) async fn run(&self, shutdown: CancellationToken) {
         let mut link = self.view.link();
         loop {
-            if self.untold() > 0 && *link.borrow_and_update() == Link::Up {
-                match self.tell_next().await {
-                    Ok(true) => continue,
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::warn!(%error, "the store cannot be told what was done; trying again")
-                    }
+            let listens = *link.borrow_and_update() == Link::Up;
+            let told = if listens && self.untold() > 0 { self.tell_next().await } else { Ok(()) };
+            let wait = match told {
+                Ok(()) if listens => Duration::ZERO,
+                Ok(()) => AGAIN,
+                Err(error) => {
+                    tracing::warn!(%error, "the store cannot be told what was done; trying again");
+                    AGAIN
                 }
-            }
+            };
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 _ = link.changed() => {}
                 () = self.wake.notified() => {}
-                () = tokio::time::sleep(AGAIN), if self.untold() > 0 => {}
+                () = tokio::time::sleep(wait), if self.untold() > 0 => {}
             }
         }
     }
 
-    /// Tells the oldest entry. `false`: there was none.
-    async fn tell_next(&self) -> Result<bool, AgentError> {
+    /// Tells the oldest entry, if there is one.
+    async fn tell_next(&self) -> Result<(), AgentError> {
         // Held while the store is asked: what is written meanwhile comes after this.
         let mut journal = self.journal.lock().await;
-        let Some(entry) = journal.oldest().cloned() else { return Ok(false) };
+        let Some(entry) = journal.oldest().cloned() else { return Ok(()) };
         match replay::tell(self.store.as_ref(), &self.node, &entry).await? {
             replay::Told::As(revision) => journal.told(revision)?,
             replay::Told::Refused(reason) => {
@@ -159,7 +160,7 @@ impl Outbox {
             self.relist.notify_one();
         }
         self.settle(&journal);
-        Ok(true)
+        Ok(())
     }
 
     fn settle(&self, journal: &Journal) {
@@ -170,6 +171,7 @@ impl Outbox {
 
     /// The record as this node knows it, if it is one of those that it alone writes or that verbs ask for with them.
     /// `None`: the store has to be asked.
+    #[allow(clippy::option_option)] // Whether it is known, and whether there is one.
     fn known(&self, journal: &Journal, key: &str) -> Option<Option<Record>> {
         let record = |value: Vec<u8>, snapshot: &Snapshot| Record {
             key: key.to_owned(),
@@ -232,7 +234,14 @@ impl Outbox {
                 after,
             });
         }
-        if !txn.compares.iter().zip(&present).all(|(compare, record)| compare.holds(record.as_ref())) {
+        let holds = |(compare, record): (&Compare, &Option<Record>)| match compare {
+            // Read when the store was there, and nobody but this node has written it since.
+            Compare::Unchanged(key, revision) if !is_local(*revision) && journal.version(key).is_none() => {
+                record.as_ref().is_some_and(|record| *revision <= record.modified)
+            }
+            compare => compare.holds(record.as_ref()),
+        };
+        if !txn.compares.iter().zip(&present).all(holds) {
             return Some(Err(Outcome::Refused(present)));
         }
         let written = |key: &str| txn.writes.iter().any(|write| write.key() == key);

@@ -4,9 +4,12 @@
 //! node's is changed, one that is as it should be already is left (the answer to the first attempt was lost), one that has
 //! become somebody else's, or whose network is gone, is refused, and the node takes back what it did.
 
-use super::journal::{Entry, Step};
+use super::journal::{self, Step};
 use crate::AgentError;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    net::IpAddr,
+};
 use weft_model::{AddressClaim, Endpoint, NodeId, Revision, schema};
 use weft_store::{Outcome, Record, Store, StoreError, Txn};
 
@@ -22,7 +25,11 @@ pub(super) enum Told {
 }
 
 /// Tells one entry.
-pub(super) async fn tell(store: &dyn Store, node: &NodeId, entry: &Entry) -> Result<Told, AgentError> {
+pub(super) async fn tell(
+    store: &dyn Store,
+    node: &NodeId,
+    entry: &journal::Entry,
+) -> Result<Told, AgentError> {
     for _ in 0..ATTEMPTS {
         let present = look(store, entry).await?;
         let txn = match decide(node, entry, &present) {
@@ -44,7 +51,7 @@ pub(super) async fn tell(store: &dyn Store, node: &NodeId, entry: &Entry) -> Res
 type Present = BTreeMap<String, Option<Record>>;
 
 /// The records that the entry is about, and the claims of addresses that an endpoint of it may have had before.
-async fn look(store: &dyn Store, entry: &Entry) -> Result<Present, AgentError> {
+async fn look(store: &dyn Store, entry: &journal::Entry) -> Result<Present, AgentError> {
     let mut present = Present::new();
     let keys = entry.conditions.iter().map(|(key, _)| key).chain(entry.steps.iter().map(|step| &step.key));
     for key in keys {
@@ -53,9 +60,9 @@ async fn look(store: &dyn Store, entry: &Entry) -> Result<Present, AgentError> {
     let endpoints: Vec<Endpoint> = present.values().flatten().filter_map(endpoint).collect();
     for (endpoint, ip) in endpoints.iter().flat_map(|e| e.addresses().map(move |ip| (e, ip))) {
         let key = schema::address_key(&endpoint.network, ip);
-        if !present.contains_key(&key) {
-            let record = store.get(&key).await?;
-            present.insert(key, record);
+        if let Entry::Vacant(slot) = present.entry(key) {
+            let record = store.get(slot.key()).await?;
+            slot.insert(record);
         }
     }
     Ok(present)
@@ -71,7 +78,7 @@ enum Decision {
     Refuse(String),
 }
 
-fn decide(node: &NodeId, entry: &Entry, present: &Present) -> Decision {
+fn decide(node: &NodeId, entry: &journal::Entry, present: &Present) -> Decision {
     let now = |key: &str| present.get(key).and_then(Option::as_ref);
     if entry.steps.iter().all(|step| is_as(&step.key, now(&step.key), step.after.as_deref())) {
         return Decision::Done;
@@ -119,7 +126,7 @@ fn with_step(txn: Txn, node: &NodeId, step: &Step, now: Option<&Record>) -> Resu
 
 /// A first attempt that the store did not answer may have made the endpoint with another address. Nobody would give its
 /// claim back.
-fn without_lost_claims(txn: Txn, entry: &Entry, present: &Present) -> Txn {
+fn without_lost_claims(txn: Txn, entry: &journal::Entry, present: &Present) -> Txn {
     let written = |key: &str| entry.steps.iter().any(|step| step.key == key);
     let replaced = entry.steps.iter().filter_map(|step| present.get(&step.key)?.as_ref().and_then(endpoint));
     let lost = replaced.flat_map(|before| {
@@ -138,7 +145,7 @@ fn without_lost_claims(txn: Txn, entry: &Entry, present: &Present) -> Txn {
 }
 
 /// Whether the endpoint has the address after the entry.
-fn still_has(entry: &Entry, before: &Endpoint, ip: IpAddr) -> bool {
+fn still_has(entry: &journal::Entry, before: &Endpoint, ip: IpAddr) -> bool {
     let key = schema::key_of_endpoint(before);
     entry.steps.iter().filter(|step| step.key == key).any(|step| {
         let after = step.after.as_deref().and_then(|value| serde_json::from_str::<Endpoint>(value).ok());

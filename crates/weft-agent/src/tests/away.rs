@@ -193,6 +193,32 @@ async fn networks_need_the_store_and_say_so() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_held_ahead_is_given_up_for_whoever_asks_for_it() {
+    let cluster = Cluster::new().await;
+    let (a, b, network, _) = network_in_use(&cluster).await;
+    until("the other host knows of the reserve", &b, || {
+        b.agent.read(|s| s.addresses[&network.id].contains_key(&"10.9.0.254".parse().unwrap()))
+    })
+    .await;
+    let with = |last: u8| crate::EndpointSpec {
+        addresses: vec![[10, 9, 0, last].into()],
+        allocate: false,
+        ..endpoint(&network.id)
+    };
+    let made = b.agent.create_endpoint(with(254)).await.unwrap();
+    assert_eq!(made.ipv4.unwrap().addr().to_string(), "10.9.0.254");
+    let claimed =
+        b.agent.claim_address(&network.id, network.subnets[0].net, Some([10, 9, 0, 253].into())).await;
+    assert_eq!(claimed.unwrap().addr().to_string(), "10.9.0.253");
+    until("a full reserve again", &a, || reserve(&a, &network.id) == RESERVE).await;
+    assert!(cluster.store.list(schema::WANTED).await.unwrap().records.is_empty());
+    // Who is cut off keeps what it holds.
+    cut_off(&a).await;
+    let error = b.agent.create_endpoint(with(252)).await.unwrap_err().to_string();
+    assert!(error.contains("reservation") && error.contains("on node h1"), "{error}");
+}
+
+#[tokio::test]
 async fn the_reserve_of_a_small_network_is_small() {
     let cluster = Cluster::new().await;
     let (a, b) = (cluster.host(1).await, cluster.host(2).await);

@@ -18,12 +18,8 @@ use std::{
 pub(super) type CounterBytes = [u64; 4];
 
 /// Why frames were dropped, in the order of `enum drop` (`bpf/maps.h`).
-const REASONS: [&str; 4] = [
-    "no route to the peer",
-    "larger than the route's device takes",
-    "no room for the outer headers",
-    "outer headers in the way",
-];
+const REASONS: [&str; 3] =
+    ["no route to the peer", "no room for the outer headers", "outer headers in the way"];
 
 /// Frames of one endpoint, or to and from one peer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

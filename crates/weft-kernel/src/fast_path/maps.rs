@@ -17,8 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weft_model::MacAddr;
 
 /// The maps that the daemon fills or reads, which all programs share. Others are a program's own.
-pub(super) const SHARED: [&str; 8] =
-    ["stations", "neighbours", "ports", "peers", "hosts", "current", "counters", "drops"];
+pub(super) const SHARED: [&str; 9] =
+    ["stations", "neighbours", "ports", "peers", "hosts", "current", "counters", "drops", "next_hops"];
 
 /// A MAC address on a network: `struct station_key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
