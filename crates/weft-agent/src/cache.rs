@@ -63,7 +63,7 @@ pub(crate) fn save(path: &Path, store: &str, snapshot: &Snapshot) -> Result<(), 
 
 /// Keeps the file up to date until `shutdown`, and once more then.
 pub(crate) async fn keep(path: PathBuf, store: String, view: Arc<View>, shutdown: CancellationToken) {
-    let mut seen = view.seen();
+    let (mut seen, mut link) = (view.seen(), view.link());
     let mut failing = false;
     let mut rest = SETTLE;
     let mut ending = false;
@@ -75,6 +75,8 @@ pub(crate) async fn keep(path: PathBuf, store: String, view: Arc<View>, shutdown
         if !ending {
             tokio::select! {
                 () = tokio::time::sleep(rest) => {}
+                // From here on this file may be all that the next start has.
+                _ = link.changed() => {}
                 () = shutdown.cancelled() => ending = true,
             }
         }
