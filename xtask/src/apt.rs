@@ -14,6 +14,8 @@ use std::{
 /// A Debian release, by its code name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Suite {
+    /// Debian 11.
+    Bullseye,
     /// Debian 12.
     Bookworm,
     /// Debian 13.
@@ -23,6 +25,7 @@ pub enum Suite {
 impl Suite {
     const fn name(self) -> &'static str {
         match self {
+            Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
         }

@@ -112,6 +112,9 @@ fn environment(command: &mut Command, weft: &Path, cannot_run: &Path) {
     if let Ok(etcd) = tools.etcd() {
         command.env("WEFT_ETCD", etcd);
     }
+    if let Ok(consul) = tools.consul() {
+        command.env("WEFT_CONSUL", consul);
+    }
 }
 
 /// Runs a step: its output is shown as it comes, and its harnesses' results are counted.

@@ -1,6 +1,6 @@
 //! What the chores need of Debian: some packages installed, some only unpacked.
 //!
-//! Packages that bring commands and start nothing are installed. Docker, containerd, etcd and nginx would start
+//! Packages that bring commands and start nothing are installed. Docker, containerd, etcd, Consul and nginx would start
 //! services or replace the machine's own, and two versions of Docker are wanted at once: they are unpacked into
 //! the folder of [`weft_lab::Tools`]. So are another kernel and what runs it.
 
@@ -21,7 +21,7 @@ pub enum Want {
     Verifier,
     /// What it takes to compile and to run a lab.
     Lab,
-    /// And etcd, Docker, nginx, and Debian 12's kernel with qemu.
+    /// And etcd, Consul, Docker, nginx, and Debian 12's kernel with qemu.
     All,
 }
 
@@ -56,7 +56,7 @@ pub const VERIFIER: &str = "verifier";
 /// The runtime below both engines: Debian 13's wants a newer C library than Debian 12 has.
 const RUNTIME: (Suite, &[&str]) = (Suite::Bookworm, &["containerd", "runc", "tini"]);
 
-fn folders() -> [Folder; 5] {
+fn folders() -> [Folder; 6] {
     let engine = |version| format!("docker-{version}");
     [
         Folder {
@@ -72,6 +72,12 @@ fn folders() -> [Folder; 5] {
         Folder {
             name: "etcd".to_owned(),
             packages: &[(Suite::Bookworm, &["etcd-server", "etcd-client"])],
+            complete: false,
+        },
+        Folder {
+            name: "consul".to_owned(),
+            // The last Debian release that has it.
+            packages: &[(Suite::Bullseye, &["consul"])],
             complete: false,
         },
         Folder {

@@ -210,7 +210,7 @@ fn join_token(options: &AgentOptions) -> Result<Option<JoinToken>, AgentError> {
              {} in the state directory of that daemon",
             JoinToken::FILE
         ))),
-        (None, StoreUrl::Etcd { .. }) => Ok(None),
+        (None, StoreUrl::Etcd { .. } | StoreUrl::Consul { .. }) => Ok(None),
     }
 }
 

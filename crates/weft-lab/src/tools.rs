@@ -1,4 +1,4 @@
-//! Where the programs are that a lab runs but does not bring: Docker engines, etcd, nginx.
+//! Where the programs are that a lab runs but does not bring: Docker engines, etcd, Consul, nginx.
 //!
 //! `cargo xtask` unpacks Debian's packages into one folder each, so that several versions stand side by side and
 //! nothing of the machine's own is replaced or started.
@@ -75,6 +75,12 @@ impl Tools {
     pub fn etcd(&self) -> Result<PathBuf, LabError> {
         let named = env::var_os("WEFT_ETCD").filter(|d| !d.is_empty()).map(PathBuf::from);
         present("etcd", named.unwrap_or_else(|| self.dir.join("etcd/usr/bin/etcd")))
+    }
+
+    /// Consul, if it is there; `WEFT_CONSUL` names another one.
+    pub fn consul(&self) -> Result<PathBuf, LabError> {
+        let named = env::var_os("WEFT_CONSUL").filter(|d| !d.is_empty()).map(PathBuf::from);
+        present("consul", named.unwrap_or_else(|| self.dir.join("consul/usr/bin/consul")))
     }
 
     /// etcd's client, if it is there.

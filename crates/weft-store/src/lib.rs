@@ -6,6 +6,7 @@
 
 mod backoff;
 mod base64_value;
+mod consul;
 pub mod embedded;
 mod etcd;
 mod follower;
@@ -17,13 +18,14 @@ mod remote;
 mod url;
 mod wire;
 
+pub use consul::{Consul, ConsulOptions, ConsulTls};
 pub use embedded::Embedded;
 pub use etcd::Etcd;
 pub use follower::{Event, FollowOptions, Follower, follow, follow_with};
 pub use join_token::{JoinToken, JoinTokenError};
 pub use lease::{LeaseKeeper, LeaseState};
 pub use open::{OpenOptions, Opened, open, probe};
-pub use record::{Batch, Compare, LeaseId, Listing, Outcome, Record, StoreError, Txn, Watch, Write};
+pub use record::{Batch, Compare, LeaseId, Limits, Listing, Outcome, Record, StoreError, Txn, Watch, Write};
 pub use remote::Remote;
 pub use url::{StoreUrl, UrlError};
 
@@ -41,13 +43,18 @@ pub trait Store: Send + Sync + 'static {
     /// The store's address, for people to read (no secrets in it).
     fn address(&self) -> String;
 
+    /// The largest transaction that it takes. Every store takes some dozens of operations and 128 KiB.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
     /// The record at `key`.
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError>;
 
     /// All records whose keys begin with `prefix`, in the order of their keys, all as of one revision.
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError>;
 
-    /// Every change after `after` to keys that begin with `prefix`: each once, in order, all changes of one
+    /// Every change after `after`, a revision that this store gave out or [`Revision::ZERO`], to keys that begin with `prefix`: each once, in order, all changes of one
     /// revision in one batch. The stream ends with an error when it cannot go on;
     /// [`StoreError::Compacted`] when history since `after` is gone (then list again).
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError>;
@@ -55,7 +62,8 @@ pub trait Store: Send + Sync + 'static {
     /// Does all writes if all compares hold, else none.
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
-    /// A lease that ends `ttl` after its last sign of life; records bound to it end with it.
+    /// A lease that ends `ttl` after its last sign of life; records bound to it end with it. A store may have a
+    /// shortest time to live, which it takes instead of a shorter one, and may notice the end late.
     async fn grant(&self, ttl: Duration) -> Result<LeaseId, StoreError>;
 
     /// A sign of life. [`StoreError::LeaseLost`] when the lease has ended.

@@ -1,6 +1,6 @@
 //! From a store's URL to the store.
 
-use crate::{Embedded, Etcd, JoinToken, Remote, Store, StoreError, StoreUrl, remote};
+use crate::{Consul, ConsulOptions, Embedded, Etcd, JoinToken, Remote, Store, StoreError, StoreUrl, remote};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use weft_model::schema;
 
@@ -32,6 +32,10 @@ pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, Store
     match url {
         StoreUrl::Etcd { endpoints, prefix } => {
             let store = Etcd::connect(endpoints, prefix, options.timeout).await?;
+            Ok(Opened { store: Arc::new(store), embedded: None })
+        }
+        StoreUrl::Consul { endpoints, prefix } => {
+            let store = Consul::connect(endpoints, prefix, options.timeout, &ConsulOptions::default())?;
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Remote { server } => {
@@ -91,7 +95,8 @@ mod tests {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let options =
             OpenOptions { join_token: Some(JoinToken::random().unwrap()), ..options(folder.path()) };
-        for url in [format!("etcd://127.0.0.1:{port}"), format!("weft://127.0.0.1:{port}")] {
+        for scheme in ["etcd", "consul", "weft"] {
+            let url = format!("{scheme}://127.0.0.1:{port}");
             let opened = open(&url.parse().unwrap(), &options).await.unwrap();
             let error = probe(&*opened.store).await.unwrap_err();
             assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");

@@ -91,8 +91,23 @@ impl Write {
     }
 }
 
+/// The largest transaction that a store takes: [`crate::Store::limits`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Compares and writes together.
+    pub operations: usize,
+    /// Bytes of keys and values together.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { operations: Txn::MAX_OPERATIONS, bytes: Txn::MAX_BYTES }
+    }
+}
+
 /// Compares, and writes to do if they all hold. No key may be written twice; [`Txn::MAX_OPERATIONS`] compares
-/// and writes together at most (etcd stops at 128 operations, Consul at 64 writes).
+/// and writes together at most (etcd stops at 128 operations; Consul takes fewer, see [`Limits`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Txn {
     /// All must hold.
@@ -107,13 +122,18 @@ impl Txn {
     /// Bytes of keys and values in one transaction, at most. etcd refuses a request above 1.5 MiB.
     pub const MAX_BYTES: usize = 1280 * 1024;
 
-    /// Whether every store can take it: [`StoreError::Invalid`] if not.
+    /// Whether a store with the usual limits can take it: [`StoreError::Invalid`] if not.
     pub fn check(&self) -> Result<(), StoreError> {
+        self.check_within(&Limits::default())
+    }
+
+    /// Whether a store with these limits can take it: [`StoreError::Invalid`] if not.
+    pub fn check_within(&self, limits: &Limits) -> Result<(), StoreError> {
         let operations = self.compares.len() + self.writes.len();
-        if operations > Self::MAX_OPERATIONS {
+        if operations > limits.operations {
             return Err(StoreError::Invalid(format!(
                 "a transaction of {operations} compares and writes: {} is the most",
-                Self::MAX_OPERATIONS
+                limits.operations
             )));
         }
         if self.compares.iter().map(Compare::key).chain(self.writes.iter().map(Write::key)).any(str::is_empty)
@@ -126,10 +146,10 @@ impl Txn {
         }
         let bytes: usize = self.compares.iter().map(|c| c.key().len()).sum::<usize>()
             + self.writes.iter().map(Write::bytes).sum::<usize>();
-        if bytes > Self::MAX_BYTES {
+        if bytes > limits.bytes {
             return Err(StoreError::Invalid(format!(
                 "a transaction of {bytes} bytes: {} is the most",
-                Self::MAX_BYTES
+                limits.bytes
             )));
         }
         Ok(())

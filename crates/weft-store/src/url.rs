@@ -12,6 +12,13 @@ pub enum StoreUrl {
         /// Before every key, without slashes at its ends; `weft` when none is given.
         prefix: String,
     },
+    /// `consul://h1:8500,h2:8500/prefix`: Consul's HTTP API on any of these agents.
+    Consul {
+        /// `host:port` each, at least one.
+        endpoints: Vec<String>,
+        /// Before every key, without slashes at its ends; `weft` when none is given.
+        prefix: String,
+    },
     /// `weft://host:port`: the embedded store of another daemon.
     Remote {
         /// `host:port`.
@@ -26,7 +33,8 @@ pub enum StoreUrl {
 pub enum UrlError {
     /// A scheme nobody implements.
     #[error(
-        "unknown store {0:?}: expected etcd://HOST:PORT[,HOST:PORT…][/PREFIX], weft://HOST:PORT or \"local\""
+        "unknown store {0:?}: expected etcd:// or consul:// with HOST:PORT[,HOST:PORT…][/PREFIX], \
+         weft://HOST:PORT or \"local\""
     )]
     UnknownScheme(String),
     /// An endpoint that is not `host:port`.
@@ -51,16 +59,15 @@ impl FromStr for StoreUrl {
         let unknown = || UrlError::UnknownScheme(url.to_owned());
         let (scheme, rest) = url.split_once("://").ok_or_else(unknown)?;
         // First of all the scheme: advice on the endpoints of a store that does not exist helps nobody.
-        if !matches!(scheme, "etcd" | "weft") {
+        if !matches!(scheme, "etcd" | "consul" | "weft") {
             return Err(unknown());
         }
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         let endpoints = hosts.split(',').map(|e| check_endpoint(url, e)).collect::<Result<Vec<_>, _>>()?;
-        if scheme == "etcd" {
-            return Ok(Self::Etcd { endpoints, prefix: check_prefix(url, path)? });
-        }
-        match &endpoints[..] {
-            [server] if path.is_empty() => Ok(Self::Remote { server: server.clone() }),
+        match (scheme, &endpoints[..]) {
+            ("etcd", _) => Ok(Self::Etcd { endpoints, prefix: check_prefix(url, path)? }),
+            ("consul", _) => Ok(Self::Consul { endpoints, prefix: check_prefix(url, path)? }),
+            (_, [server]) if path.is_empty() => Ok(Self::Remote { server: server.clone() }),
             _ => Err(UrlError::BadEndpoint { url: url.to_owned(), endpoint: rest.to_owned() }),
         }
     }
@@ -93,6 +100,7 @@ impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Etcd { endpoints, prefix } => write!(f, "etcd://{}/{prefix}", endpoints.join(",")),
+            Self::Consul { endpoints, prefix } => write!(f, "consul://{}/{prefix}", endpoints.join(",")),
             Self::Remote { server } => write!(f, "weft://{server}"),
             Self::Local => f.write_str("local"),
         }
@@ -109,6 +117,8 @@ mod tests {
             ("etcd://h1:2379,h2:2379/a/b/", "etcd://h1:2379,h2:2379/a/b"),
             ("etcd://127.0.0.1:2379", "etcd://127.0.0.1:2379/weft"),
             ("etcd://[fd00::1]:2379", "etcd://[fd00::1]:2379/weft"),
+            ("consul://h1:8500,h2:8500/a/b/", "consul://h1:8500,h2:8500/a/b"),
+            ("consul://h1:8500", "consul://h1:8500/weft"),
             ("weft://h1:2375", "weft://h1:2375"),
             ("local", "local"),
         ] {
@@ -123,10 +133,11 @@ mod tests {
         for (text, expected) in [
             ("redis://h:1", "unknown store"),
             ("zk://host", "unknown store"),
-            ("consul://", "unknown store"),
             ("h1:2379", "unknown store"),
             ("etcd://", "not HOST:PORT"),
             ("etcd://h1", "not HOST:PORT"),
+            ("consul://", "not HOST:PORT"),
+            ("consul://h1:8500/a b", "prefix"),
             ("etcd://h1:0", "not HOST:PORT"),
             ("etcd://h1:2379/a b", "prefix"),
             ("weft://h1:1,h2:2", "not HOST:PORT"),

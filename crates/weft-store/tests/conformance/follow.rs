@@ -56,7 +56,7 @@ pub async fn a_follower_lists_again_after_compaction(mut subject: impl Subject) 
     let store = subject.store();
     done(&*store, Txn::new().put("f/a", b"1".to_vec())).await;
     // It waits so long after the outage that history is forgotten before it is back.
-    let wait = Duration::from_secs(6);
+    let wait = 2 * subject.restart_takes();
     let options = FollowOptions { first_wait: wait, most_wait: wait, ..FollowOptions::default() };
     let mut follower = follow_with(store.clone(), "f/", options);
     resync(&mut follower).await;

@@ -3,10 +3,12 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use weft_store::{LeaseId, LeaseKeeper, LeaseState, Record, Store, Txn};
 
-const TTL: Duration = Duration::from_secs(2);
+fn ttl(subject: &impl Subject) -> Duration {
+    subject.shortest_lease().max(Duration::from_secs(2))
+}
 
 fn keep(subject: &impl Subject) -> LeaseKeeper {
-    LeaseKeeper::spawn(subject.store(), "alive/n", b"1".to_vec(), TTL, CancellationToken::new())
+    LeaseKeeper::spawn(subject.store(), "alive/n", b"1".to_vec(), ttl(subject), CancellationToken::new())
 }
 
 async fn held(keeper: &LeaseKeeper) {
@@ -22,7 +24,7 @@ pub async fn a_keeper_keeps_its_record_until_it_is_released(subject: impl Subjec
     let keeper = keep(&subject);
     held(&keeper).await;
     let written = record(&*store).await.unwrap();
-    tokio::time::sleep(2 * TTL).await;
+    tokio::time::sleep(2 * ttl(&subject)).await;
     assert_eq!(record(&*store).await, Some(written));
     assert_eq!(*keeper.state().borrow(), LeaseState::Held);
     keeper.release().await.unwrap();
@@ -38,12 +40,13 @@ pub async fn a_keeper_that_is_dropped_leaves_its_record_to_expire(subject: impl 
     drop(keeper);
     assert_eq!(next(&mut watch).await.changes, [removed("alive/n")]);
     // The last renewal was up to a third of the time before.
-    assert!(dropped.elapsed() >= TTL / 2, "it ended after {:?}", dropped.elapsed());
+    assert!(dropped.elapsed() >= ttl(&subject) / 2, "it ended after {:?}", dropped.elapsed());
 }
 
 pub async fn a_keeper_writes_its_record_again_after_the_lease_was_lost(subject: impl Subject) {
     let store = Leaky::new(subject.store());
-    let keeper = LeaseKeeper::spawn(store.clone(), "alive/n", b"1".to_vec(), TTL, CancellationToken::new());
+    let ttl = ttl(&subject);
+    let keeper = LeaseKeeper::spawn(store.clone(), "alive/n", b"1".to_vec(), ttl, CancellationToken::new());
     held(&keeper).await;
     let mut state = keeper.state();
     state.mark_unchanged();
@@ -72,7 +75,7 @@ pub async fn a_keeper_outlives_a_server_restart(mut subject: impl Subject) {
     held(&keeper).await;
     subject.restart().await;
     let store = subject.store();
-    tokio::time::sleep(2 * TTL).await;
+    tokio::time::sleep(2 * ttl(&subject)).await;
     held(&keeper).await;
     assert!(record(&*store).await.is_some());
 }

@@ -70,10 +70,11 @@ pub async fn a_transaction_that_changes_nothing_has_no_revision_of_its_own(subje
 
 pub async fn requests_beyond_the_limits_are_invalid(subject: impl Subject) {
     let store = subject.store();
+    let limits = store.limits();
     let many = |count: usize| (0..count).fold(Txn::new(), |txn, i| txn.put(format!("k{i}"), vec![]));
     for (txn, word) in [
-        (many(101), "101"),
-        (many(60).absent("a").put("big", vec![0; 1536 * 1024]), "bytes"),
+        (many(limits.operations + 1), "compares and writes"),
+        (many(10).absent("a").put("big", vec![0; limits.bytes]), "bytes"),
         (Txn::new().put("a", vec![]).delete("a"), "twice"),
         (Txn::new().put("", vec![]), "empty key"),
     ] {
@@ -83,8 +84,8 @@ pub async fn requests_beyond_the_limits_are_invalid(subject: impl Subject) {
         }
     }
     assert_eq!(store.list("").await.unwrap().records, []);
-    done(&*store, many(100)).await;
-    assert_eq!(store.list("").await.unwrap().records.len(), 100);
+    done(&*store, many(limits.operations)).await;
+    assert_eq!(store.list("").await.unwrap().records.len(), limits.operations);
 }
 
 pub async fn concurrent_counters_lose_no_update(subject: impl Subject) {

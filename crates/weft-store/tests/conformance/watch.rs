@@ -44,8 +44,10 @@ pub async fn a_watch_reports_a_transaction_as_one_batch(subject: impl Subject) {
     let store = subject.store();
     let start = done(&*store, Txn::new().put("start", vec![])).await;
     let mut live = store.watch("t/", start).await.unwrap();
-    let txn = (0..99)
-        .fold(Txn::new().put("elsewhere", vec![]), |txn, i| txn.put(format!("t/{i:02}"), vec![b'x'; 12_000]));
+    let limits = store.limits();
+    let (count, length) = (limits.operations - 1, limits.bytes / limits.operations - 100);
+    let txn = (0..count)
+        .fold(Txn::new().put("elsewhere", vec![]), |txn, i| txn.put(format!("t/{i:02}"), vec![b'x'; length]));
     let at = done(&*store, txn).await;
     let mut late = store.watch("t/", start).await.unwrap();
     for watch in [&mut live, &mut late] {
@@ -53,22 +55,23 @@ pub async fn a_watch_reports_a_transaction_as_one_batch(subject: impl Subject) {
         assert_eq!(batch.revision, at);
         let mut keys: Vec<_> = batch.changes.into_iter().map(|c| c.key).collect();
         keys.sort();
-        assert_eq!(keys, (0..99).map(|i| format!("t/{i:02}")).collect::<Vec<_>>());
+        assert_eq!(keys, (0..count).map(|i| format!("t/{i:02}")).collect::<Vec<_>>());
     }
 }
 
 pub async fn a_watch_far_behind_gets_every_batch_whole(subject: impl Subject) {
     let store = subject.store();
     let start = done(&*store, Txn::new().put("start", vec![])).await;
+    let count = store.limits().operations.min(99);
     let mut wrote = Vec::new();
     for value in 0..20_u8 {
-        let txn = (0..99).fold(Txn::new(), |txn, i| txn.put(format!("t/{i:02}"), vec![value]));
+        let txn = (0..count).fold(Txn::new(), |txn, i| txn.put(format!("t/{i:02}"), vec![value]));
         wrote.push(done(&*store, txn).await);
     }
     let mut watch = store.watch("t/", start).await.unwrap();
     for (value, revision) in (0..).zip(wrote) {
         let batch = next(&mut watch).await;
-        assert_eq!((batch.revision, batch.changes.len()), (revision, 99));
+        assert_eq!((batch.revision, batch.changes.len()), (revision, count));
         assert!(batch.changes.iter().all(|change| change.value == Some(vec![value])));
     }
 }
