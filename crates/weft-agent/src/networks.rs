@@ -14,9 +14,6 @@ use weft_store::{Outcome, Record, Txn};
 /// How often a verb starts again because another daemon was faster.
 const ATTEMPTS: u32 = 100;
 
-/// Writes and compares that fit one transaction with room to spare.
-const CHUNK: usize = 80;
-
 impl Agent {
     /// Makes a network: its record, its name, its VNI, all at once or nothing. With `engine_network`, also notes
     /// that this node's engine knows the network by that id.
@@ -250,7 +247,9 @@ impl Agent {
     ) -> Result<bool, AgentError> {
         let claims = self.0.store.list(&format!("{}{}/", schema::ADDRESSES, network.id)).await?;
         let wanted = self.0.store.list(&format!("{}{}/", schema::WANTED, network.id)).await?;
-        for chunk in [claims.records, wanted.records].concat().chunks(CHUNK) {
+        // One compare goes with each chunk.
+        let most = self.0.store.limits().operations.saturating_sub(1).max(1);
+        for chunk in [claims.records, wanted.records].concat().chunks(most) {
             let txn = Txn::new().unchanged(mark, marked);
             let txn = chunk.iter().fold(txn, |txn, record| txn.delete(&record.key));
             if let Outcome::Refused(_) = self.0.store.commit(txn).await? {

@@ -7,7 +7,7 @@ mod consul_server;
 
 use async_trait::async_trait;
 use conformance::{Subject, done, failure, next, put, removed, soon};
-use consul_server::{Authority, PREFIX, Server, TIMEOUT, encrypted, guarded, server};
+use consul_server::{Authority, PREFIX, Server, TIMEOUT, cluster, encrypted, guarded, server};
 use serde_json::json;
 use std::{collections::BTreeSet, net::TcpListener, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -114,6 +114,48 @@ async fn a_server_that_stands_still_is_unreachable_and_its_watch_ends() {
         }
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_loses_its_leader_goes_on_and_no_write_is_lost() {
+    let mut servers = cluster().await;
+    let store = servers[0].store.clone();
+    let lease = store.grant(Duration::from_mins(1)).await.unwrap();
+    done(&*store, Txn::new().put_leased("f/lease", vec![], lease)).await;
+    let mut follower = follow(store.clone(), "f/");
+    let writer = {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for number in 0..200_u8 {
+                // Doing it again is harmless: an answer that was lost is asked for again.
+                while store.commit(Txn::new().put(format!("f/{number}"), vec![number])).await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            }
+        })
+    };
+    let mut seen = BTreeSet::new();
+    let mut killed = false;
+    while seen.len() < 201 {
+        match soon(follower.next()).await.unwrap() {
+            Event::Resync(listing) => seen = listing.records.into_iter().map(|record| record.key).collect(),
+            Event::Changed(batch) => seen.extend(batch.changes.into_iter().map(|change| change.key)),
+            Event::Away(_) | Event::Returned => {}
+        }
+        if seen.len() > 50 && !killed {
+            killed = true;
+            for server in &mut servers {
+                if server.leads().await {
+                    server.stop();
+                    break;
+                }
+            }
+            assert_eq!(servers.iter().filter(|server| server.is_stopped()).count(), 1);
+        }
+    }
+    soon(writer).await.unwrap();
+    assert_eq!(store.list("f/").await.unwrap().records.len(), 201);
+    store.keep_alive(lease).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -28,7 +28,7 @@ use std::{
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 use weft_model::{AddressClaim, Endpoint, NodeId, Revision, Snapshot, encode, schema};
-use weft_store::{Compare, LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
+use weft_store::{Compare, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
 
 /// Marks revisions of records that the store has not been told: they come after all of the store's and are in the view
 /// already.
@@ -296,6 +296,10 @@ impl Known {
 impl Store for Outbox {
     fn address(&self) -> String {
         self.store.address()
+    }
+
+    fn limits(&self) -> Limits {
+        self.store.limits()
     }
 
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {

@@ -24,7 +24,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_kernel::{Kernel, KernelError};
 use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Revision, Sandbox, Snapshot};
 use weft_plan::{HostState, Key, Op, model_kernel};
-use weft_store::{Embedded, LeaseId, Listing, Outcome, Record, Store, StoreError, StoreUrl, Txn, Watch};
+use weft_store::{Embedded, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, StoreUrl, Txn, Watch};
 
 /// A kernel that behaves as `weft_plan::model_kernel` says, and refuses on request.
 #[derive(Default)]
@@ -112,6 +112,9 @@ impl Cable {
 impl Store for Cable {
     fn address(&self) -> String {
         self.store.address()
+    }
+    fn limits(&self) -> Limits {
+        self.store.limits()
     }
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
         self.whole()?;

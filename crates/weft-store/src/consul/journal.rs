@@ -117,7 +117,6 @@ impl Core {
         let entry = encode(closing, &work.changes)?;
         let mut ops = vec![Op::Get(self.layout.open(open))];
         ops.extend(work.ops);
-        let head = ops.len() + 1;
         ops.push(Op::Set(self.layout.entry(open, work.number), entry, 0));
         ops.push(self.layout.set_head(segments.epoch, work.number));
         let next = closing.then(|| {
@@ -133,7 +132,9 @@ impl Core {
             Applied::Done(entries) => {
                 let at = entries.iter().find(|entry| entry.key == whole);
                 let Some(at) = at.map(|entry| entry.modify_index) else {
-                    return Err(self.client.broken(format!("operation {head} has no result")));
+                    return Err(self
+                        .client
+                        .broken(format!("it does not say at which index it wrote {whole}")));
                 };
                 if let Some(next) = next {
                     self.remember(next.modified(at));
@@ -151,7 +152,7 @@ impl Core {
         }
     }
 
-    /// Segments and entries of one: those with an index above `after`, in their order.
+    /// What an entry says.
     pub fn decode(&self, entry: &Entry) -> Result<Logged, StoreError> {
         decode(entry.value())
             .map_err(|e| self.client.broken(format!("{} is not what weft writes there: {e}", entry.key)))

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
@@ -75,15 +75,45 @@ pub async fn encrypted(ca: &Authority) -> Server {
     .await
 }
 
+/// Three servers, the first with a store that knows them all.
+pub async fn cluster() -> [Server; 3] {
+    let ports = free_ports(9);
+    let of = |i: usize| [ports[3 * i], ports[3 * i + 1], ports[3 * i + 2]];
+    let gossip: Vec<_> = (0..3).map(|i| format!("127.0.0.1:{}", of(i)[1])).collect();
+    let mut servers = [0, 1, 2].map(|i| {
+        let more = json!({"node_name": format!("t{i}"), "bootstrap_expect": 3, "retry_join": gossip.clone()});
+        Server::new(of(i), ConsulOptions::default(), |_| more)
+    });
+    let endpoints: Vec<_> = servers.iter().map(Server::endpoint).collect();
+    servers[0].store =
+        Arc::new(Consul::connect(&endpoints, PREFIX, TIMEOUT, &ConsulOptions::default()).unwrap());
+    for server in &mut servers {
+        server.spawn();
+    }
+    for server in &mut servers {
+        server.wait_until_up().await;
+    }
+    servers
+}
+
+fn free_ports(count: usize) -> Vec<u16> {
+    // All are held until all are known, so that they differ.
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+}
+
 impl Server {
-    async fn start_new(options: ConsulOptions, more: impl FnOnce(&std::path::Path) -> Value) -> Self {
+    async fn start_new(options: ConsulOptions, more: impl FnOnce(&Path) -> Value) -> Self {
+        let ports = free_ports(3);
+        let mut server = Self::new([ports[0], ports[1], ports[2]], options, more);
+        server.start().await;
+        server
+    }
+
+    fn new(ports: [u16; 3], options: ConsulOptions, more: impl FnOnce(&Path) -> Value) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // All are held until all are known, so that they differ.
-        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = [0, 1, 2].map(|i: usize| listeners[i].local_addr().unwrap().port());
-        drop(listeners);
-        let (plain, encrypted) =
-            if options.tls.is_some() { (-1, i32::from(ports[0])) } else { (i32::from(ports[0]), -1) };
+        let http = i32::from(ports[0]);
+        let (plain, encrypted) = if options.tls.is_some() { (-1, http) } else { (http, -1) };
         let mut config = json!({
             "server": true,
             "bootstrap_expect": 1,
@@ -105,9 +135,7 @@ impl Server {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let endpoint = format!("127.0.0.1:{}", ports[0]);
         let store = Arc::new(Consul::connect(&[endpoint], PREFIX, TIMEOUT, &options).unwrap());
-        let mut server = Self { folder, ports, process: None, options, store };
-        server.start().await;
-        server
+        Self { folder, ports, process: None, options, store }
     }
 
     pub fn endpoint(&self) -> String {
@@ -120,6 +148,11 @@ impl Server {
     }
 
     pub async fn start(&mut self) {
+        self.spawn();
+        self.wait_until_up().await;
+    }
+
+    fn spawn(&mut self) {
         let log = std::fs::File::create(self.folder.path().join("log")).unwrap();
         let child = Command::new(binary())
             .args(["agent", "-config-file"])
@@ -129,8 +162,11 @@ impl Server {
             .spawn()
             .unwrap();
         self.process = Some(child);
+    }
+
+    /// Until it knows a leader: without one nobody gets an answer.
+    async fn wait_until_up(&mut self) {
         let up = soon(async {
-            // It reads before it can write: a session shows that it has a leader that is ready.
             while probe(&*self.store).await.is_err() {
                 if self.process.as_mut().unwrap().try_wait().unwrap().is_some() {
                     return false;
@@ -144,12 +180,21 @@ impl Server {
         assert!(up, "consul ended: {}", log());
     }
 
+    /// Whether it leads the others.
+    pub async fn leads(&self) -> bool {
+        self.ask("GET", "status/leader", json!(null)).await == json!(format!("127.0.0.1:{}", self.ports[2]))
+    }
+
     pub fn stop(&mut self) {
         if let Some(mut child) = self.process.take() {
             // An error means that it has ended already.
             let _ended = child.kill();
             let _status = child.wait();
         }
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.process.is_none()
     }
 
     /// Removes what it has on disk. It must be stopped.
