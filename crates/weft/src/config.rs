@@ -55,8 +55,9 @@ Each of these is also a variable (--vni-range: WEFT_VNI_RANGE) and a key of the 
 /// The flags of `weft daemon`.
 #[derive(Args, Clone, Debug, Default)]
 pub struct DaemonFlags {
-    /// The cluster's store: etcd://HOST:PORT[,HOST:PORT][/PREFIX], weft://HOST:PORT (another daemon's embedded
-    /// store), or local (an embedded store of this daemon's own) [default: local]
+    /// The cluster's store: etcd://HOST:PORT[,HOST:PORT][/PREFIX], consul://HOST:PORT[,HOST:PORT][/PREFIX],
+    /// weft://HOST:PORT (another daemon's embedded store), or local (an embedded store of this daemon's own)
+    /// [default: local]
     #[arg(long, value_name = "URL")]
     pub cluster_store: Option<StoreUrl>,
     /// How the other hosts reach this one: INTERFACE:PORT or ADDRESS:PORT, as in eth0:2375 [default: the interface
