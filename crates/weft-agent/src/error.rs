@@ -138,9 +138,8 @@ impl AgentError {
     /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Store(StoreError::Denied { .. }) | Self::Kernel(KernelError::NotPermitted(_)) => {
-                ErrorKind::Denied
-            }
+            Self::Store(StoreError::Denied { .. } | StoreError::Untrusted { .. })
+            | Self::Kernel(KernelError::NotPermitted(_)) => ErrorKind::Denied,
             Self::Store(StoreError::Unreachable { .. }) => ErrorKind::Unavailable,
             // The fast path fails a daemon's start only where it was asked for.
             Self::Kernel(

@@ -8,13 +8,15 @@ use std::{
     time::Duration,
 };
 use weft_model::VniRange;
-use weft_store::{JoinToken, StoreUrl};
+use weft_store::{JoinToken, StoreOptions, StoreUrl};
 
 /// The options of [`crate::start`]. The command line documents each.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
     /// Where the cluster's records are.
     pub cluster_store: StoreUrl,
+    /// What else the store must be told: TLS, a user.
+    pub store_options: StoreOptions,
     /// This host's address in the underlay; `None`: the interface of the default route, port 2375.
     pub advertise: Option<Advertise>,
     /// What lets this daemon use another daemon's embedded store; on a daemon that serves one, its own token.

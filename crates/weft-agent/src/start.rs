@@ -180,6 +180,7 @@ async fn open_store(
     let open = OpenOptions {
         state_dir: options.state_dir.clone(),
         join_token: token.clone(),
+        options: options.store_options.clone(),
         timeout: options.store_timeout,
     };
     let Opened { store, embedded } = weft_store::open(&options.cluster_store, &open).await?;

@@ -13,8 +13,10 @@ mod follower;
 mod join_token;
 mod lease;
 mod open;
+mod options;
 mod record;
 mod remote;
+mod tls;
 mod url;
 mod wire;
 
@@ -25,8 +27,10 @@ pub use follower::{Event, FollowOptions, Follower, follow, follow_with};
 pub use join_token::{JoinToken, JoinTokenError};
 pub use lease::{LeaseKeeper, LeaseState};
 pub use open::{OpenOptions, Opened, open, probe};
+pub use options::{OptionError, StoreOptions};
 pub use record::{Batch, Compare, LeaseId, Limits, Listing, Outcome, Record, StoreError, Txn, Watch, Write};
 pub use remote::Remote;
+pub use tls::Tls;
 pub use url::{StoreUrl, UrlError};
 
 use async_trait::async_trait;

@@ -1,6 +1,9 @@
 //! From a store's URL to the store.
 
-use crate::{Consul, ConsulOptions, Embedded, Etcd, JoinToken, Remote, Store, StoreError, StoreUrl, remote};
+use crate::{
+    Consul, ConsulOptions, ConsulTls, Embedded, Etcd, JoinToken, OptionError, Remote, Store, StoreError,
+    StoreOptions, StoreUrl, remote,
+};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use weft_model::schema;
 
@@ -14,6 +17,8 @@ pub struct OpenOptions {
     pub state_dir: PathBuf,
     /// For another daemon's store.
     pub join_token: Option<JoinToken>,
+    /// What else the store must be told, TLS and a user among it.
+    pub options: StoreOptions,
     /// The most that a call to a store may take; 5 s is a good value.
     pub timeout: Duration,
 }
@@ -29,13 +34,16 @@ pub struct Opened {
 /// Opens the store. A store on the network that is down does not make this fail, so that a daemon can start
 /// without it; [`probe`] asks.
 pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, StoreError> {
+    // First of all, so that options which make no sense change nothing.
+    let url = &options.options.check(url).map_err(|e| StoreError::Invalid(e.to_string()))?;
     match url {
         StoreUrl::Etcd { endpoints, prefix } => {
-            let store = Etcd::connect(endpoints, prefix, options.timeout).await?;
+            let store = Etcd::connect_with(endpoints, prefix, options.timeout, &options.options).await?;
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Consul { endpoints, prefix } => {
-            let store = Consul::connect(endpoints, prefix, options.timeout, &ConsulOptions::default())?;
+            let consul = consul_options(&options.options).map_err(|e| StoreError::Invalid(e.to_string()))?;
+            let store = Consul::connect(endpoints, prefix, options.timeout, &consul)?;
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Remote { server } => {
@@ -58,6 +66,12 @@ pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, Store
     }
 }
 
+fn consul_options(options: &StoreOptions) -> Result<ConsulOptions, OptionError> {
+    let identity = |(certificate, key): (Vec<u8>, Vec<u8>)| [certificate, key].join(&b'\n');
+    let tls = options.tls()?.map(|tls| ConsulTls { ca: tls.ca, identity: tls.identity.map(identity) });
+    Ok(ConsulOptions { token: options.token()?, tls })
+}
+
 /// Whether the store answers and lets us in.
 pub async fn probe(store: &dyn Store) -> Result<(), StoreError> {
     store.get(schema::META).await.map(|_| ())
@@ -68,7 +82,12 @@ mod tests {
     use super::*;
 
     fn options(state_dir: &std::path::Path) -> OpenOptions {
-        OpenOptions { state_dir: state_dir.to_owned(), join_token: None, timeout: Duration::from_secs(2) }
+        OpenOptions {
+            state_dir: state_dir.to_owned(),
+            join_token: None,
+            options: StoreOptions::default(),
+            timeout: Duration::from_secs(2),
+        }
     }
 
     #[tokio::test]
@@ -78,6 +97,16 @@ mod tests {
         let opened = open(&StoreUrl::Local, &options(&state_dir)).await.unwrap();
         probe(&*opened.store).await.unwrap();
         assert_eq!(opened.embedded.unwrap().path(), state_dir.join("store.redb"));
+    }
+
+    #[tokio::test]
+    async fn options_that_make_no_sense_change_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let state_dir = folder.path().join("a");
+        let options = OpenOptions { options: "kv.user=weft".parse().unwrap(), ..options(&state_dir) };
+        let error = open(&StoreUrl::Local, &options).await.err().unwrap();
+        assert!(error.to_string().contains("kv.user means nothing to the store local"), "{error}");
+        assert!(!state_dir.exists());
     }
 
     #[tokio::test]

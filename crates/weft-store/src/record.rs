@@ -256,6 +256,14 @@ pub enum StoreError {
         /// What it said.
         reason: String,
     },
+    /// The store does not prove who it is.
+    #[error("the store {store} cannot be trusted: {reason}")]
+    Untrusted {
+        /// The store's address.
+        store: String,
+        /// What is wrong with its certificate.
+        reason: String,
+    },
     /// The history that a watch asked for is gone.
     #[error("the store has forgotten its history up to revision {0}")]
     Compacted(Revision),

@@ -2,6 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
+/// The prefix when none is given.
+pub(crate) const DEFAULT_PREFIX: &str = "weft";
+
 /// Where the cluster's records are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreUrl {
@@ -86,12 +89,13 @@ fn check_endpoint(url: &str, endpoint: &str) -> Result<String, UrlError> {
     }
 }
 
-fn check_prefix(url: &str, path: &str) -> Result<String, UrlError> {
+/// The prefix without slashes at its ends. `url` is for the error.
+pub(crate) fn check_prefix(url: &str, path: &str) -> Result<String, UrlError> {
     let prefix = path.trim_matches('/');
     let good = prefix.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/'));
     match (good, prefix) {
         (false, _) => Err(UrlError::BadPrefix(url.to_owned())),
-        (true, "") => Ok("weft".to_owned()),
+        (true, "") => Ok(DEFAULT_PREFIX.to_owned()),
         (true, prefix) => Ok(prefix.to_owned()),
     }
 }

@@ -336,7 +336,7 @@ mod tests {
             ("completions", "bash zsh fish"),
             (
                 "daemon",
-                "--cluster-store --cluster-advertise --join-token --join-token-file --node-name --state-dir \
+                "--cluster-store --cluster-store-opt kv.cacertfile --cluster-advertise --join-token --join-token-file --node-name --state-dir \
                  --run-dir --overlay-netns --datapath --vxlan-port --vni-range --reconcile-interval --lease-ttl \
                  --docker-socket --docker-plugin-socket --no-docker --store-timeout --log --config WEFT_ \
                  /etc/weft/weft.toml",

@@ -16,10 +16,13 @@ use std::{
 use weft_agent::{Advertise, AgentOptions, Datapath, api::ErrorKind};
 use weft_engines::docker::DockerOptions;
 use weft_model::VniRange;
-use weft_store::{JoinToken, StoreUrl};
+use weft_store::{JoinToken, OptionError, StoreOptions, StoreUrl};
 
 /// The file that is read when it exists and none is named.
 pub const DEFAULT_FILE: &str = "/etc/weft/weft.toml";
+
+/// The setting that is a list.
+const STORE_OPTIONS: &str = "cluster-store-opt";
 
 /// The daemon's socket when neither --socket nor --run-dir says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
@@ -50,7 +53,9 @@ pub struct HostFlags {
 /// What `weft daemon --help` ends with.
 pub const LAYERS_HELP: &str = "\
 Each of these is also a variable (--vni-range: WEFT_VNI_RANGE) and a key of the TOML file /etc/weft/weft.toml or
---config (vni-range = \"5000-5999\"). A flag goes before the variable, the variable before the file.";
+--config (vni-range = \"5000-5999\"). A flag goes before the variable, the variable before the file.
+Several options of the store stand with commas between in one variable or key, or as a list in the file
+(cluster-store-opt = [\"kv.user=weft\", \"kv.passwordfile=/etc/weft/password\"]).";
 
 /// The flags of `weft daemon`.
 #[derive(Args, Clone, Debug, Default)]
@@ -60,6 +65,11 @@ pub struct DaemonFlags {
     /// [default: local]
     #[arg(long, value_name = "URL")]
     pub cluster_store: Option<StoreUrl>,
+    /// An option of the store, may be given several times: kv.cacertfile, kv.certfile and kv.keyfile (PEM files; any
+    /// of them switches TLS on), kv.path (the prefix), kv.user and kv.passwordfile (etcd's user; the password is read
+    /// from a file because everyone can list the arguments of processes)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub cluster_store_opt: Vec<StoreOptions>,
     /// How the other hosts reach this one: INTERFACE:PORT or ADDRESS:PORT, as in eth0:2375 [default: the interface
     /// of the default route, port 2375]
     #[arg(long, value_name = "INTERFACE:PORT")]
@@ -176,10 +186,10 @@ impl DaemonConfig {
             )?),
             ..DockerOptions::default()
         };
+        let (cluster_store, store_options) = layers.store(flags)?;
         let agent = AgentOptions {
-            cluster_store: layers
-                .value("cluster-store", flags.cluster_store.as_ref())?
-                .unwrap_or(StoreUrl::Local),
+            cluster_store,
+            store_options,
             advertise: layers.value("cluster-advertise", flags.cluster_advertise.as_ref())?,
             join_token: layers.join_token(flags)?,
             node_name: text("node-name", flags.node_name.as_ref(), host_name)?,
@@ -240,6 +250,25 @@ impl<'a> Layers<'a> {
             return Ok(Some(value.clone()));
         }
         self.variable(key).or_else(|| self.key(key)).map(Found::parse).transpose()
+    }
+
+    /// The store and its options, checked together: the URL that is returned has the prefix that holds.
+    fn store(&self, flags: &DaemonFlags) -> Result<(StoreUrl, StoreOptions), ConfigError> {
+        let url = self.value("cluster-store", flags.cluster_store.as_ref())?.unwrap_or(StoreUrl::Local);
+        let (place, options) = match &flags.cluster_store_opt[..] {
+            [] => match self.variable(STORE_OPTIONS).or_else(|| self.key(STORE_OPTIONS)) {
+                Some(found) => (found.place.clone(), found.parse()),
+                None => (String::new(), Ok(StoreOptions::default())),
+            },
+            given => {
+                let place = format!("--{STORE_OPTIONS}");
+                let all = given.iter().cloned().try_fold(StoreOptions::default(), StoreOptions::and);
+                (place.clone(), all.map_err(|e| ConfigError::store_option(&place, &e)))
+            }
+        };
+        let options = options?;
+        let url = options.check(&url).map_err(|e| ConfigError::store_option(&place, &e))?;
+        Ok((url, options))
     }
 
     /// The join token may come as itself or as a file: the first layer that has either decides.
@@ -327,6 +356,9 @@ fn parse(file: &Path, text: &str) -> Result<BTreeMap<String, String>, ConfigErro
             toml::Value::String(text) => text,
             toml::Value::Integer(number) => number.to_string(),
             toml::Value::Boolean(switch) => switch.to_string(),
+            toml::Value::Array(list) if key == STORE_OPTIONS && list.iter().all(toml::Value::is_str) => {
+                list.iter().filter_map(toml::Value::as_str).collect::<Vec<_>>().join(",")
+            }
             other => {
                 let found = other.type_str();
                 return Err(ConfigError::Value {
@@ -394,6 +426,10 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
+    fn store_option(place: &str, error: &OptionError) -> Self {
+        Self::Value { place: place.to_owned(), reason: error.to_string() }
+    }
+
     fn unreadable(path: &Path, error: &io::Error) -> Self {
         let kind = match error.kind() {
             io::ErrorKind::NotFound => ErrorKind::NotFound,

@@ -52,6 +52,7 @@ type Setting = (&'static str, &'static str, &'static str, fn(&DaemonConfig) -> S
 
 const SETTINGS: &[Setting] = &[
     ("cluster-store", "etcd://a:1/x", "weft://b:2", |c| c.agent.cluster_store.to_string()),
+    ("cluster-store-opt", "kv.path=a", "kv.path=b", |c| c.agent.store_options.to_string()),
     ("cluster-advertise", "eth0:1", "192.0.2.1:2", |c| c.agent.advertise.as_ref().unwrap().to_string()),
     ("node-name", "a", "b", |c| c.agent.node_name.clone()),
     ("state-dir", "/a", "/b", |c| c.agent.state_dir.display().to_string()),
@@ -81,7 +82,10 @@ fn a_flag_goes_before_a_variable_and_a_variable_before_the_file() {
         let flag = format!("--{key}={one}");
         let name = format!("WEFT_{}", key.to_uppercase().replace('-', "_"));
         let file = |value| format!("{key} = {value:?}\n");
+        // The options of a store want one that has some.
+        let store = if key == "cluster-store-opt" { "--cluster-store etcd://h:1 " } else { "" };
         let got = |flags: &str, variables: &[(&str, &str)], file: &str| {
+            let flags = &format!("{store}{flags}");
             read(&settings(flags, variables, file).unwrap_or_else(|e| panic!("{key}: {e}")))
         };
         assert_eq!(got("", &[], &file(one)), one, "{key} by the file");
@@ -99,6 +103,71 @@ fn every_flag_is_a_setting_that_was_tested() {
     let mut known = known_keys();
     known.sort();
     assert_eq!(known, tested);
+}
+
+#[test]
+fn the_options_of_the_store_are_a_list_in_every_layer() {
+    let store = "--cluster-store etcd://h:1";
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("p").display().to_string();
+    std::fs::write(&file, "secret").unwrap();
+    let list = format!("kv.path=a,kv.user=ann,kv.passwordfile={file}");
+    let flags = format!(
+        "{store} --cluster-store-opt kv.path=a --cluster-store-opt kv.user=ann --cluster-store-opt=kv.passwordfile={file}"
+    );
+    let as_list =
+        format!("cluster-store-opt = [\"kv.path=a\", \"kv.user=ann\", \"kv.passwordfile={file}\"]\n");
+    for (flags, variables, text) in [
+        (flags.as_str(), &[][..], ""),
+        (store, &[("WEFT_CLUSTER_STORE_OPT", list.as_str())], ""),
+        (store, &[], as_list.as_str()),
+    ] {
+        let config = settings(flags, variables, text).unwrap();
+        assert_eq!(config.agent.store_options, list.parse().unwrap());
+        assert_eq!(config.agent.cluster_store.to_string(), "etcd://h:1/a", "the prefix that holds");
+    }
+}
+
+#[test]
+fn options_that_do_not_fit_the_store_are_told_with_their_place() {
+    let etcd = "--cluster-store etcd://h:1";
+    for (flags, variables, file, expected) in [
+        (
+            "--cluster-store-opt kv.path=a",
+            &[][..],
+            "",
+            "--cluster-store-opt: kv.path means nothing to the store local",
+        ),
+        (
+            "--cluster-store etcd://h:1 --cluster-store-opt kv.path=a --cluster-store-opt kv.path=b",
+            &[],
+            "",
+            "--cluster-store-opt: kv.path is given twice",
+        ),
+        (
+            etcd,
+            &[("WEFT_CLUSTER_STORE_OPT", "kv.cacertfile=/nonexistent/ca.pem")],
+            "",
+            "WEFT_CLUSTER_STORE_OPT: kv.cacertfile=/nonexistent/ca.pem: No such file",
+        ),
+        (
+            etcd,
+            &[("WEFT_CLUSTER_STORE_OPT", "kv.cafile=/a")],
+            "",
+            "WEFT_CLUSTER_STORE_OPT: unknown option \"kv.cafile\"",
+        ),
+        (
+            etcd,
+            &[],
+            "cluster-store-opt = [\"kv.user=ann\"]",
+            "weft.toml: cluster-store-opt: kv.user is given without",
+        ),
+        (etcd, &[], "cluster-store-opt = [1]", "weft.toml: cluster-store-opt: expected a string"),
+    ] {
+        let text = message(flags, variables, file);
+        assert!(text.contains(expected), "{text:?} should contain {expected:?}");
+        assert_eq!(settings(flags, variables, file).unwrap_err().kind(), ErrorKind::Invalid);
+    }
 }
 
 #[test]

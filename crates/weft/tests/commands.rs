@@ -42,6 +42,16 @@ fn a_failure_has_a_message_a_hint_and_an_exit_code() {
             "weft: there is no network namespace /nonexistent/blue\nhint: ",
         ),
         ("daemon --cluster-store redis://h:1", 5, "weft: --cluster-store: unknown store \"redis://h:1\""),
+        (
+            "daemon --cluster-store etcd://h:1 --cluster-store-opt kv.password=secret",
+            5,
+            "weft: --cluster-store-opt: kv.password would show the secret to everyone who lists the processes",
+        ),
+        (
+            "daemon --cluster-store etcd://h:1 --cluster-store-opt kv.cacertfile=/nonexistent/ca.pem",
+            5,
+            "weft: --cluster-store-opt: kv.cacertfile=/nonexistent/ca.pem: No such file",
+        ),
         ("daemon --config /nonexistent/weft.toml", 3, "weft: /nonexistent/weft.toml: No such file"),
         ("frobnicate", 2, "error: unrecognized subcommand"),
         ("network ls --format xml", 2, "error: invalid value 'xml'"),

@@ -24,7 +24,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_kernel::{Kernel, KernelError};
 use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Revision, Sandbox, Snapshot};
 use weft_plan::{HostState, Key, Op, model_kernel};
-use weft_store::{Embedded, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, StoreUrl, Txn, Watch};
+use weft_store::{
+    Embedded, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, StoreOptions, StoreUrl, Txn, Watch,
+};
 
 /// A kernel that behaves as `weft_plan::model_kernel` says, and refuses on request.
 #[derive(Default)]
@@ -229,6 +231,7 @@ pub(crate) fn node(n: u8) -> Node {
 fn options(dir: &Path, name: &str) -> AgentOptions {
     AgentOptions {
         cluster_store: StoreUrl::Local,
+        store_options: StoreOptions::default(),
         advertise: None,
         join_token: None,
         node_name: name.to_owned(),

@@ -1,25 +1,26 @@
 //! Records in etcd, by its v3 API.
 //!
-//! Keys stand below `PREFIX/`. A call that an endpoint does not answer goes to the next one, unless it may have
-//! taken effect already. Facts on the API: etcd's `rpc.proto` and its "API guarantees" page; limits and the
+//! Keys stand below `PREFIX/`. A call goes to one member of the cluster, and to another if that one does not do
+//! it and it has surely had no effect, or may be made twice; while the cluster elects a leader it goes round
+//! until the time is over. Facts on the API: etcd's `rpc.proto` and its "API guarantees" page; limits and the
 //! minimum of keepalive intervals: etcd's `server/embed/config.go`.
 
+mod failover;
 mod failure;
+mod handshake;
+mod member;
 mod watch;
 
-use crate::{Compare, LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
+use crate::{Compare, LeaseId, Listing, Outcome, Record, Store, StoreError, StoreOptions, Txn, Watch, Write};
 use async_trait::async_trait;
 use etcd_client::{
-    Client, CompareOp, ConnectOptions, Error, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse,
-    WatchOptions,
+    CompareOp, ConnectOptions, Error, GetOptions, KeyValue, PutOptions, TxnOp, TxnOpResponse, WatchOptions,
 };
-use failure::{explain, lease_lost, never_sent};
+use failover::Again;
+use failure::{lease_lost, speaks_of_users};
 use futures::{StreamExt, stream};
-use std::{
-    future::Future,
-    sync::atomic::{AtomicUsize, Ordering},
-    time::Duration,
-};
+use member::{Access, Member, certificates};
+use std::{sync::atomic::AtomicUsize, time::Duration};
 use tokio::time::Instant;
 use watch::{Watching, batches, cancelled};
 use weft_model::Revision;
@@ -43,88 +44,46 @@ pub struct Etcd {
     base: String,
     address: String,
     timeout: Duration,
-}
-
-struct Member {
-    endpoint: String,
-    /// One client for each endpoint, not one for all: etcd-client balances over several by load, which sends
-    /// every other call to a dead one.
-    client: Client,
-}
-
-/// Whether a call may be made again at another endpoint when its fate is unknown.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Again {
-    /// Doing it twice is as good as once.
-    Always,
-    /// Only if it was never sent.
-    IfUnsent,
+    access: Access,
 }
 
 impl Etcd {
-    /// Prepares the use of the etcd cluster at `endpoints` (`host:port` each). Nothing is sent yet, so this does
-    /// not fail when etcd is down; [`crate::probe`] tells. `timeout` bounds every call.
+    /// Like [`Etcd::connect_with`], in clear text and without a user.
     pub async fn connect(endpoints: &[String], prefix: &str, timeout: Duration) -> Result<Self, StoreError> {
+        Self::connect_with(endpoints, prefix, timeout, &StoreOptions::default()).await
+    }
+
+    /// Prepares the use of the etcd cluster at `endpoints` (`host:port` each). Nothing is sent yet, so this does
+    /// not fail when etcd is down; [`crate::probe`] tells. `timeout` bounds every call. Of the options it heeds
+    /// the files of TLS, the user and the password.
+    pub async fn connect_with(
+        endpoints: &[String],
+        prefix: &str,
+        timeout: Duration,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
         let address = format!("etcd://{}/{prefix}", endpoints.join(","));
         let count = u32::try_from(endpoints.len().max(1)).unwrap_or(u32::MAX);
-        let options = ConnectOptions::new()
+        let connect = ConnectOptions::new()
             .with_connect_timeout(timeout / count)
             .with_keep_alive(KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)
             .with_keep_alive_while_idle(false)
             // A member that has lost its cluster ends its watches instead of staying silent.
             .with_require_leader(true);
+        let access = Access { options: options.clone(), connect };
+        let tls = certificates(options)?;
         let mut members = Vec::new();
         for endpoint in endpoints {
-            let client = Client::connect([endpoint], Some(options.clone()))
+            let member = Member::new(endpoint, &access, tls.clone())
                 .await
                 .map_err(|e| StoreError::Invalid(format!("{address}: endpoint {endpoint}: {e}")))?;
-            members.push(Member { endpoint: endpoint.clone(), client });
+            members.push(member);
         }
         if members.is_empty() {
             return Err(StoreError::Invalid(format!("{address} names no endpoint")));
         }
         let base = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        Ok(Self { members, preferred: AtomicUsize::new(0), base, address, timeout })
-    }
-
-    /// Makes a call at the preferred endpoint, and at the others in turn if that one does not answer.
-    async fn call<T, F, Fut>(&self, again: Again, operation: F) -> Result<T, StoreError>
-    where
-        F: Fn(Client) -> Fut + Send + Sync,
-        Fut: Future<Output = Result<T, Error>> + Send,
-        T: Send,
-    {
-        let deadline = Instant::now() + self.timeout;
-        let count = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
-        let mut failure = None;
-        for _ in 0..self.members.len() {
-            let at = self.preferred.load(Ordering::Relaxed) % self.members.len();
-            let member = &self.members[at];
-            let until = match again {
-                Again::Always => deadline.min(Instant::now() + self.timeout / count),
-                Again::IfUnsent => deadline,
-            };
-            let (error, unsent) = match tokio::time::timeout_at(until, operation(member.client.clone())).await
-            {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(error)) => (explain(&self.address, &member.endpoint, &error), never_sent(&error)),
-                Err(_) => {
-                    let reason = format!("{}: no answer in time", member.endpoint);
-                    (StoreError::Unreachable { store: self.address.clone(), reason }, false)
-                }
-            };
-            if !matches!(error, StoreError::Unreachable { .. }) {
-                return Err(error);
-            }
-            // Another call may have moved on meanwhile: then its choice stands.
-            let next = (at + 1) % self.members.len();
-            let _moved = self.preferred.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
-            failure = Some(error);
-            if again == Again::IfUnsent && !unsent {
-                break;
-            }
-        }
-        Err(failure.unwrap_or_else(|| StoreError::Invalid(format!("{} names no endpoint", self.address))))
+        Ok(Self { members, preferred: AtomicUsize::new(0), base, address, timeout, access })
     }
 
     fn key(&self, key: &str) -> Vec<u8> {
@@ -148,10 +107,10 @@ impl Etcd {
         loop {
             let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(pinned);
             let answer = self
-                .call(Again::Always, |client| {
+                .call(Again::Always, |connection| {
                     let (from, options) = (from.clone(), options.clone());
                     async move {
-                        let mut kv = client.kv_client().max_decoding_message_size(usize::MAX);
+                        let mut kv = connection.client.kv_client().max_decoding_message_size(usize::MAX);
                         kv.get(from, Some(options)).await
                     }
                 })
@@ -192,11 +151,15 @@ impl Etcd {
 
     /// The revision in the answer to a question about no key in particular.
     async fn revision_of(&self, options: GetOptions) -> Result<Revision, StoreError> {
+        self.revision_by(Instant::now() + self.timeout, options).await
+    }
+
+    async fn revision_by(&self, deadline: Instant, options: GetOptions) -> Result<Revision, StoreError> {
         let key = [self.base.as_bytes(), b"\0"].concat();
         let answer = self
-            .call(Again::Always, |mut client| {
+            .call_by(deadline, Again::Always, |mut connection| {
                 let (key, options) = (key.clone(), options.clone());
-                async move { client.get(key, Some(options)).await }
+                async move { connection.client.get(key, Some(options)).await }
             })
             .await?;
         Ok(revision(answer.header().map_or(0, etcd_client::ResponseHeader::revision)))
@@ -212,9 +175,9 @@ impl Store for Etcd {
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
         let key = self.key(key);
         let answer = self
-            .call(Again::Always, |mut client| {
+            .call(Again::Always, |mut connection| {
                 let key = key.clone();
-                async move { client.get(key, None).await }
+                async move { connection.client.get(key, None).await }
             })
             .await?;
         Ok(answer.kvs().first().and_then(|kv| self.record(kv)))
@@ -235,14 +198,20 @@ impl Store for Etcd {
         // Without `with_fragment`, etcd never spreads the events of one revision over two responses.
         let options =
             WatchOptions::new().with_range(range_end(&from)).with_start_revision(signed(after.next()));
-        let (stream, first) = self
-            .call(Again::Always, |client| {
+        let (stream, first, given_up) = self
+            .call(Again::Always, |connection| {
                 let (from, options) = (from.clone(), options.clone());
                 async move {
-                    let mut watch = client.watch_client().max_decoding_message_size(usize::MAX);
+                    let mut watch = connection.client.watch_client().max_decoding_message_size(usize::MAX);
                     let mut stream = watch.watch(from, Some(options)).await?;
                     let first = stream.message().await?;
-                    Ok((stream, first))
+                    match &first {
+                        // etcd tells in a message, not in a status, that it does not accept the token.
+                        Some(first) if first.canceled() && speaks_of_users(first.cancel_reason()) => {
+                            Err(Error::GRpcStatus(tonic::Status::unauthenticated(first.cancel_reason())))
+                        }
+                        _ => Ok((stream, first, connection.given_up)),
+                    }
                 }
             })
             .await?;
@@ -253,7 +222,8 @@ impl Store for Etcd {
         let seen = revision(first.header().map_or(0, etcd_client::ResponseHeader::revision));
         self.check_history(seen, after).await?;
         let ready = batches(&self.base, &first);
-        let watching = Watching { stream, ready, base: self.base.clone(), address: self.address.clone() };
+        let (base, address) = (self.base.clone(), self.address.clone());
+        let watching = Watching { stream, given_up, ready, base, address };
         Ok(stream::try_unfold(watching, Watching::next).boxed())
     }
 
@@ -263,10 +233,12 @@ impl Store for Etcd {
         let writes: Vec<_> = txn.writes.iter().map(|w| self.write(w)).collect();
         let reads: Vec<_> = txn.compares.iter().map(|c| TxnOp::get(self.key(c.key()), None)).collect();
         let request = etcd_client::Txn::new().when(compares).and_then(writes).or_else(reads);
+        let deadline = Instant::now() + self.timeout;
+        self.find_one_that_answers(deadline).await?;
         let answer = self
-            .call(Again::IfUnsent, |mut client| {
+            .call_by(deadline, Again::IfUnsent, |mut connection| {
                 let request = request.clone();
-                async move { client.txn(request).await }
+                async move { connection.client.txn(request).await }
             })
             .await
             .map_err(|error| lease_lost(error, txn.lease()))?;
@@ -285,14 +257,16 @@ impl Store for Etcd {
         // etcd counts in seconds.
         let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX).max(1);
         let answer = self
-            .call(Again::Always, |mut client| async move { client.lease_grant(seconds, None).await })
+            .call(Again::Always, |mut connection| async move {
+                connection.client.lease_grant(seconds, None).await
+            })
             .await?;
         Ok(LeaseId(answer.id()))
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError> {
-        self.call(Again::Always, |mut client| async move {
-            match client.lease_keep_alive(lease.0).await {
+        self.call(Again::Always, |mut connection| async move {
+            match connection.client.lease_keep_alive(lease.0).await {
                 Ok(_) => Ok(true),
                 // What etcd-client makes of an answer whose time to live is 0: etcd does not know the lease.
                 Err(Error::LeaseKeepAliveError(_)) => Ok(false),
@@ -306,7 +280,10 @@ impl Store for Etcd {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let answer =
-            self.call(Again::Always, |mut client| async move { client.lease_revoke(lease.0).await }).await;
+            self.call(Again::Always, |mut connection| async move {
+                connection.client.lease_revoke(lease.0).await
+            })
+            .await;
         match answer.map_err(|error| lease_lost(error, Some(lease))) {
             Ok(_) | Err(StoreError::LeaseLost(_)) => Ok(()),
             Err(error) => Err(error),

@@ -1,18 +1,17 @@
 //! etcd's watch as a stream of batches.
 
-use super::{
-    closed,
-    failure::{explain, speaks_of_users},
-    revision, strip,
-};
+use super::{closed, failure::speaks_of_users, revision, strip};
 use crate::{Batch, StoreError};
 use etcd_client::{EventType, WatchResponse, WatchStream};
 use std::collections::VecDeque;
+use tokio::sync::watch::Receiver;
 use weft_model::Change;
 
 /// A watch that etcd has confirmed.
 pub struct Watching {
     pub stream: WatchStream,
+    /// Changes when the member that serves the watch is left for another one.
+    pub given_up: Receiver<()>,
     pub ready: VecDeque<Batch>,
     pub base: String,
     pub address: String,
@@ -24,13 +23,24 @@ impl Watching {
             if let Some(batch) = self.ready.pop_front() {
                 return Ok(Some((batch, self)));
             }
-            match self.stream.message().await {
+            let message = tokio::select! {
+                message = self.stream.message() => message,
+                Ok(()) = self.given_up.changed() => {
+                    let reason = "the member that served the watch does not answer as it should".to_owned();
+                    return Err(StoreError::Unreachable { store: self.address, reason });
+                }
+            };
+            match message {
                 Ok(Some(response)) => match cancelled(&self.address, &response) {
                     Some(error) => return Err(error),
                     None => self.ready = batches(&self.base, &response),
                 },
                 Ok(None) => return Err(closed(&self.address)),
-                Err(error) => return Err(explain(&self.address, "watch", &error)),
+                // Whatever it was, a new watch goes on where this one ends.
+                Err(error) => {
+                    let reason = format!("the watch ended: {error}");
+                    return Err(StoreError::Unreachable { store: self.address, reason });
+                }
             }
         }
     }

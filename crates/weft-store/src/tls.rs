@@ -1,0 +1,144 @@
+//! The certificates for a store on the network: read from their files, and checked before anything is sent.
+
+use crate::options::OptionError;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::aws_lc_rs,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+    sign::CertifiedKey,
+};
+use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+use x509_cert::{Certificate, der::Decode};
+
+/// What TLS needs, in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The CAs to trust; `None`: those that this system trusts.
+    pub ca: Option<Vec<u8>>,
+    /// This daemon's certificate with those between it and its CA, and its key; `None`: it shows none.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The key is nobody's business.
+        f.debug_struct("Tls")
+            .field("ca", &self.ca.is_some())
+            .field("identity", &self.identity.is_some())
+            .finish()
+    }
+}
+
+impl Tls {
+    /// The same for a connection of our own making.
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
+        let damaged = |e: pem::Error| rustls::Error::General(format!("{e:?}"));
+        let mut roots = RootCertStore::empty();
+        match &self.ca {
+            Some(ca) => {
+                for certificate in CertificateDer::pem_slice_iter(ca) {
+                    roots.add(certificate.map_err(damaged)?)?;
+                }
+            }
+            None => {
+                let _counts = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            }
+        }
+        let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        match &self.identity {
+            Some((certificate, key)) => {
+                let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>();
+                let key = PrivateKeyDer::from_pem_slice(key).map_err(damaged)?;
+                config.with_client_auth_cert(chain.map_err(damaged)?, key)
+            }
+            None => Ok(config.with_no_client_auth()),
+        }
+    }
+}
+
+/// A file that an option names, and what is in it.
+pub struct Pem {
+    pub option: &'static str,
+    pub path: PathBuf,
+    pub text: Vec<u8>,
+}
+
+impl Pem {
+    fn bad(&self, reason: &str) -> OptionError {
+        OptionError::file(self.option, &self.path, reason)
+    }
+
+    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, OptionError> {
+        let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.text).collect();
+        match found {
+            Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+            Ok(_) => {
+                Err(self.bad("there is no certificate in it; PEM is expected, -----BEGIN CERTIFICATE-----"))
+            }
+            Err(error) => Err(self.bad(&format!("a certificate in it is damaged: {error:?}"))),
+        }
+    }
+}
+
+impl Tls {
+    /// Checks what the files hold. The certificate and the key come together or not at all.
+    pub(crate) fn new(ca: Option<Pem>, cert: Option<Pem>, key: Option<Pem>) -> Result<Self, OptionError> {
+        if let Some(ca) = &ca {
+            let mut roots = RootCertStore::empty();
+            for certificate in ca.certificates()? {
+                roots
+                    .add(certificate)
+                    .map_err(|e| ca.bad(&format!("a certificate in it is no CA's: {e}")))?;
+            }
+        }
+        let identity = match (cert, key) {
+            (Some(cert), Some(key)) => {
+                check_identity(&cert, &key)?;
+                Some((cert.text, key.text))
+            }
+            _ => None,
+        };
+        Ok(Self { ca: ca.map(|ca| ca.text), identity })
+    }
+}
+
+fn check_identity(cert: &Pem, key: &Pem) -> Result<(), OptionError> {
+    let chain = cert.certificates()?;
+    if let Some(own) = chain.first() {
+        check_dates(cert, own)?;
+    }
+    let secret = PrivateKeyDer::from_pem_slice(&key.text).map_err(|_| {
+        key.bad("there is no private key in it; PEM without a passphrase is expected, -----BEGIN PRIVATE KEY-----")
+    })?;
+    match CertifiedKey::from_der(chain, secret, &aws_lc_rs::default_provider()) {
+        Ok(_) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(key.bad(&format!("it is not the key of the certificate in {}", cert.path.display())))
+        }
+        Err(error) => Err(key.bad(&format!("the key cannot be used: {error}"))),
+    }
+}
+
+/// The other side would refuse a certificate that is out of date, and say so in one word at most.
+fn check_dates(file: &Pem, certificate: &CertificateDer<'_>) -> Result<(), OptionError> {
+    let parsed = Certificate::from_der(certificate)
+        .map_err(|e| file.bad(&format!("the certificate in it is damaged: {e}")))?;
+    let validity = parsed.tbs_certificate.validity;
+    let now = SystemTime::now();
+    if now > validity.not_after.to_system_time() {
+        let end = validity.not_after;
+        return Err(file.bad(&format!("the certificate in it has expired on {end}: have it renewed")));
+    }
+    if now < validity.not_before.to_system_time() {
+        let start = validity.not_before;
+        let reason =
+            format!("the certificate in it is valid from {start} on only: is this host's clock right?");
+        return Err(file.bad(&reason));
+    }
+    Ok(())
+}
