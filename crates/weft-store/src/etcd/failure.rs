@@ -133,6 +133,11 @@ pub fn wants_no_token(error: &Error) -> bool {
     matches!(error, Error::GRpcStatus(status) if status.message().contains("authentication is not enabled"))
 }
 
+/// Whether etcd knows the user by another password, or does not know the user.
+pub fn is_wrong_password(error: &Error) -> bool {
+    matches!(error, Error::GRpcStatus(status) if status.message().contains("authentication failed"))
+}
+
 /// Whether certificates, theirs or ours, are in the way.
 pub fn of_certificates(failure: &Failure, options: &StoreOptions) -> bool {
     match failure {

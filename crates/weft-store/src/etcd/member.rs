@@ -7,7 +7,7 @@
 
 use super::{
     failover::Again,
-    failure::{Failure, broke, of_certificates, unsent, wants_new_token, wants_no_token},
+    failure::{Failure, broke, is_wrong_password, of_certificates, unsent, wants_new_token, wants_no_token},
     handshake,
 };
 use crate::{OptionError, StoreError, StoreOptions, Tls};
@@ -21,6 +21,9 @@ use tokio::{
     sync::{RwLock, watch},
     time::Instant,
 };
+
+/// How often a call signs in anew: on a slow day a token may have expired before it is used.
+const SIGN_INS: u8 = 3;
 
 /// A member, and what is known about it.
 pub struct Member {
@@ -43,6 +46,8 @@ struct Session {
     /// What its connections show and trust.
     tls: Option<Tls>,
     signed_in: bool,
+    /// The password that it has signed in with.
+    password: Option<String>,
     /// Tells one session from the next.
     number: u64,
 }
@@ -81,7 +86,8 @@ impl Member {
         Fut: Future<Output = Result<T, Error>> + Send,
         T: Send,
     {
-        let (mut may_sign_in, mut may_reload) = (access.options.user().is_some(), access.options.uses_tls());
+        let mut sign_ins = if access.options.user().is_some() { SIGN_INS } else { 0 };
+        let mut may_reload = access.options.uses_tls();
         loop {
             let session = self.session.read().await.clone();
             let failure = match self.call_once(access, &session, operation).await {
@@ -91,8 +97,8 @@ impl Member {
                 }
                 Err(failure) => self.look_closer(&session, failure).await,
             };
-            if may_sign_in && wants_new_token(&failure) {
-                may_sign_in = false;
+            if sign_ins > 0 && wants_new_token(&failure) {
+                sign_ins -= 1;
                 self.forget_token(&session).await;
             } else if may_reload && of_certificates(&failure, &access.options) {
                 may_reload = false;
@@ -141,14 +147,22 @@ impl Member {
         if session.number != seen {
             return Ok(());
         }
-        let user = access.options.user().unwrap_or_default().to_owned();
-        let password = access.options.password().map_err(Failure::Option)?.unwrap_or_default();
-        match session.client.update_user(Some((user, password))).await {
-            Ok(()) => {}
-            Err(error) if wants_no_token(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-        (session.signed_in, session.number) = (true, seen + 1);
+        let before = session.password.clone();
+        // While a password is being changed, its file may be empty, or have the new one before etcd has.
+        let now = match (access.options.password(), &before) {
+            (Ok(now), _) => now.unwrap_or_default(),
+            (Err(_), Some(before)) => before.clone(),
+            (Err(error), None) => return Err(Failure::Option(error)),
+        };
+        let signed_in = match session.sign_in(access, &now).await {
+            Err(error) if is_wrong_password(&error) => match &before {
+                Some(before) if *before != now => session.sign_in(access, before).await,
+                _ => Err(error),
+            },
+            other => other,
+        };
+        signed_in.map_err(Failure::Etcd)?;
+        session.number = seen + 1;
         Ok(())
     }
 
@@ -170,7 +184,8 @@ impl Member {
         if session.tls == tls {
             return Ok(false);
         }
-        *session = Session::new(&self.endpoint, access, tls, session.number + 1).await?;
+        let next = Session::new(&self.endpoint, access, tls, session.number + 1).await?;
+        *session = Session { password: session.password.take(), ..next };
         tracing::info!(endpoint = %self.endpoint, "the certificates for etcd have changed on disk: read again");
         Ok(true)
     }
@@ -207,7 +222,17 @@ impl Session {
             connect = connect.with_tls(tls_options(endpoint, tls));
         }
         let client = Client::connect([endpoint], Some(connect)).await?;
-        Ok(Self { client, tls, signed_in: false, number })
+        Ok(Self { client, tls, signed_in: false, password: None, number })
+    }
+
+    async fn sign_in(&mut self, access: &Access, password: &str) -> Result<(), Error> {
+        let user = access.options.user().unwrap_or_default().to_owned();
+        match self.client.update_user(Some((user, password.to_owned()))).await {
+            Err(error) if !wants_no_token(&error) => return Err(error),
+            _ => self.signed_in = true,
+        }
+        self.password = Some(password.to_owned());
+        Ok(())
     }
 }
 

@@ -13,7 +13,10 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
     time::Duration,
 };
 use weft_store::{Etcd, Store, StoreOptions};
@@ -41,6 +44,20 @@ pub fn binary() -> Option<PathBuf> {
     found
 }
 
+/// A free port. It is none that the system hands out by itself: a server that is down must find its own free when
+/// it comes back.
+fn port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id() % 10_000;
+    loop {
+        let port = 20_000 + (first + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % 12_000;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// One etcd process, and where it keeps its things. Dropping it kills it.
 pub struct Member {
     pub folder: tempfile::TempDir,
@@ -55,9 +72,7 @@ pub struct Member {
 
 impl Member {
     pub fn new(binary: &Path, name: &str, tls: Option<&Certificates>) -> Self {
-        // Both are held until both are known, so that they differ.
-        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = [0, 1].map(|i: usize| listeners[i].local_addr().unwrap().port());
+        let ports = [port(), port()];
         let mut member = Self {
             folder: tempfile::tempdir().unwrap(),
             name: name.to_owned(),
