@@ -13,6 +13,7 @@ mod cache;
 mod endpoints;
 mod error;
 mod follow;
+mod gc;
 mod leave;
 mod leftovers;
 mod membership;

@@ -4,4 +4,5 @@ mod addresses;
 mod away;
 pub(crate) mod cluster;
 mod drift;
+mod gc;
 mod networks;

@@ -5,8 +5,10 @@
 //! values, and a simulation can run it without a kernel.
 
 mod diff;
+mod explain;
 mod holder;
 mod ipam;
+mod leaks;
 mod members;
 pub mod model_kernel;
 mod mtu;
@@ -16,8 +18,10 @@ mod reserve;
 mod state;
 
 pub use diff::{diff, diff_keys, is_as_desired};
+pub use explain::{Explanation, explain};
 pub use holder::describe_holder;
 pub use ipam::{IpamError, Order, choose, choose_subnet, choose_vni, conflicting_route};
+pub use leaks::{Leak, leaks};
 pub use mtu::{network_mtu, tunnel_mtu};
 pub use plan::plan;
 pub use planner::Planner;

@@ -43,6 +43,11 @@ pub enum Command {
     /// Nodes: the hosts of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// Addresses: who has one, and why it is or is not free
+    #[command(subcommand)]
+    Address(AddressCommand),
+    /// Remove records that nobody needs any more, each with its owner and the reason
+    Gc(GcFlags),
     /// Put a network namespace of this host on a network
     Attach(AttachFlags),
     /// Take a network namespace off a network
@@ -190,6 +195,35 @@ pub enum NodeCommand {
     },
 }
 
+/// `weft address …`
+#[derive(Debug, Subcommand)]
+pub enum AddressCommand {
+    /// Tell who has an address, since when, and why it is or is not free
+    Explain {
+        /// The address
+        #[arg(value_parser = ip)]
+        ip: IpAddr,
+        /// How to print it
+        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+        format: Format,
+    },
+}
+
+/// `weft gc`
+#[derive(Args, Debug)]
+pub struct GcFlags {
+    /// Only list what there is, and whether it is safe to remove
+    #[arg(long, conflicts_with = "dead_node")]
+    pub dry_run: bool,
+    /// A node whose lease has ended and that is off for good: remove all its records too, its addresses become free. If it lives
+    /// on, cut off, two containers may have one address until it is back
+    #[arg(long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
+    pub dead_node: Vec<String>,
+    /// How to print the list
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
+}
+
 /// `weft attach`
 #[derive(Args, Debug)]
 pub struct AttachFlags {
@@ -313,7 +347,7 @@ mod tests {
         for (path, words) in [
             (
                 "",
-                "daemon network endpoint node attach detach status lab down completions version --socket Exit codes: 6  unreachable",
+                "daemon network endpoint node address gc attach detach status lab down completions version --socket Exit codes: 6  unreachable",
             ),
             ("network", "ls create inspect rm"),
             ("network ls", "--format --quiet"),
@@ -325,6 +359,8 @@ mod tests {
             ("endpoint", "ls inspect"),
             ("endpoint ls", "--network --stats --format"),
             ("endpoint inspect", "--format"),
+            ("address explain", "IP --format"),
+            ("gc", "--dry-run --dead-node --format"),
             ("node ls", "--stats --format"),
             ("attach", "--netns --ip --mac --interface --name"),
             ("detach", "--netns"),

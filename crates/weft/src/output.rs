@@ -7,8 +7,8 @@ use std::{
     fmt::Display,
     io::{self, Write},
 };
-use weft_agent::api::{EndpointView, ErrorKind, NetworkView, NodeView, Status, Traffic};
-use weft_model::UnixSeconds;
+use weft_agent::api::{EndpointView, ErrorKind, Explanation, Leak, NetworkView, NodeView, Status, Traffic};
+use weft_model::{UnixSeconds, utc};
 
 /// Writes to stdout. A reader that has seen enough (`weft network ls | head -1`) is no failure.
 pub fn print(text: &str) -> Result<(), Failure> {
@@ -75,6 +75,30 @@ pub fn nodes(nodes: &[NodeView]) -> String {
         ]
     });
     table(["NODE ID", "NAME", "STATE", "VTEP", "PORT", "MTU", "ENDPOINTS", "VERSION"], rows)
+}
+
+/// `weft address explain`
+pub fn explanations(found: &[Explanation]) -> String {
+    let rows = found.iter().map(|e| {
+        let free = if e.free { "free" } else { "not free" };
+        [e.network_name.clone(), e.address.to_string(), free.to_owned(), e.reason.clone()]
+    });
+    table(["NETWORK", "ADDRESS", "STATE", "WHY"], rows)
+}
+
+/// `weft gc`
+pub fn leaks(leaks: &[Leak]) -> String {
+    let rows = leaks.iter().map(|leak| {
+        let safe = if leak.safe { "yes" } else { "no" };
+        [
+            leak.what.clone(),
+            leak.node_name.clone(),
+            or_dash(leak.since.map(utc)),
+            safe.to_owned(),
+            leak.reason.clone(),
+        ]
+    });
+    table(["WHAT", "NODE", "SINCE", "SAFE", "WHY"], rows)
 }
 
 /// Something and what it has sent and received.

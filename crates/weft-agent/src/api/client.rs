@@ -4,15 +4,15 @@
 //! the daemon would only be one more thing to go wrong.
 
 use super::{
-    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, NetworkSpec, NetworkView, NodeView,
-    Statistics, Status,
+    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, Explanation, GcRequest, Leak,
+    NetworkSpec, NetworkView, NodeView, Statistics, Status,
 };
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
-use std::{fmt::Write, io, path::PathBuf, time::Duration};
+use std::{fmt::Write, io, net::IpAddr, path::PathBuf, time::Duration};
 use tokio::{net::UnixStream, time::timeout};
 
 /// Longer than the daemon waits for a store or for its kernel before it answers with an error of its own.
@@ -133,6 +133,21 @@ impl Client {
     /// All nodes.
     pub async fn nodes(&self) -> Result<Vec<NodeView>, ClientError> {
         self.get("/v1/nodes").await
+    }
+
+    /// What is known of an address, on each network that holds it.
+    pub async fn explain_address(&self, ip: IpAddr) -> Result<Vec<Explanation>, ClientError> {
+        self.get(&format!("/v1/addresses/{ip}")).await
+    }
+
+    /// What nobody needs any more.
+    pub async fn leaks(&self) -> Result<Vec<Leak>, ClientError> {
+        self.get("/v1/leaks").await
+    }
+
+    /// Removes what is safe to remove, and all of the nodes named. What was removed.
+    pub async fn collect_garbage(&self, request: &GcRequest) -> Result<Vec<Leak>, ClientError> {
+        self.answer(Method::DELETE, "/v1/leaks", json(request)).await
     }
 
     /// Puts a network namespace on a network.

@@ -10,6 +10,9 @@
 //! | `GET /v1/endpoints` | `[`[`EndpointView`]`]` |
 //! | `GET /v1/endpoints/REFERENCE` | [`EndpointView`] |
 //! | `GET /v1/nodes` | `[`[`NodeView`]`]` |
+//! | `GET /v1/addresses/IP` | `[`[`Explanation`]`]`, one for each network that holds it |
+//! | `GET /v1/leaks` | `[`[`Leak`]`]` |
+//! | `DELETE /v1/leaks` with a [`GcRequest`] | `[`[`Leak`]`]`: what was removed |
 //! | `POST /v1/attach` with an [`AttachRequest`] | [`EndpointView`] |
 //! | `POST /v1/detach` with a [`DetachRequest`] | nothing (204) |
 //! | `POST /v1/down` | nothing (204): this host has left the cluster, the daemon ends |
@@ -23,6 +26,7 @@ mod types;
 pub use client::{Client, ClientError};
 pub(crate) use server::{bind, serve};
 pub use types::{
-    AttachRequest, DetachRequest, EndpointView, EngineStatus, ErrorBody, ErrorKind, NetworkSpec, NetworkView,
-    NodeView, Statistics, Status, StoreStatus, Traffic,
+    AttachRequest, DetachRequest, EndpointView, EngineStatus, ErrorBody, ErrorKind, GcRequest, NetworkSpec,
+    NetworkView, NodeView, Statistics, Status, StoreStatus, Traffic,
 };
+pub use weft_plan::{Explanation, Leak};

@@ -1,8 +1,8 @@
 //! The daemon's side of the API.
 
 use super::{
-    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, NetworkSpec, NetworkView, Statistics,
-    Status,
+    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, Explanation, GcRequest, Leak,
+    NetworkSpec, NetworkView, Statistics, Status,
 };
 use crate::{Agent, AgentError};
 use axum::{
@@ -14,6 +14,7 @@ use axum::{
 };
 use nix::unistd::{Gid, Group};
 use std::{
+    net::IpAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -70,6 +71,11 @@ fn router(agent: Agent) -> Router {
         .route("/v1/networks/{reference}", get(show_network).delete(remove_network))
         .route("/v1/endpoints", get(async |State(agent): State<Agent>| Json(agent.endpoints())))
         .route("/v1/endpoints/{reference}", get(show_endpoint))
+        .route("/v1/addresses/{ip}", get(explain_address))
+        .route(
+            "/v1/leaks",
+            get(async |State(agent): State<Agent>| Json(agent.leaks())).delete(collect_garbage),
+        )
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/down", post(down))
@@ -129,6 +135,26 @@ async fn show_endpoint(
         ))),
         _ => Err(missing()),
     }
+}
+
+async fn explain_address(
+    State(agent): State<Agent>,
+    UrlPath(text): UrlPath<String>,
+) -> Result<Json<Vec<Explanation>>, AgentError> {
+    let ip: IpAddr =
+        text.parse().map_err(|_| AgentError::Invalid(format!("{text:?} is not an IP address")))?;
+    let found = agent.read(|s| weft_plan::explain(s, ip));
+    if found.is_empty() {
+        return Err(AgentError::Invalid(format!("no network has a subnet that holds {ip}")));
+    }
+    Ok(Json(found))
+}
+
+async fn collect_garbage(
+    State(agent): State<Agent>,
+    Body(request): Body<GcRequest>,
+) -> Result<Json<Vec<Leak>>, AgentError> {
+    agent.collect_garbage(&request.dead_nodes).await.map(Json)
 }
 
 async fn attach(

@@ -36,6 +36,14 @@ pub struct NetworkSpec {
     pub engine_addresses: bool,
 }
 
+/// What `weft gc` is to remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct GcRequest {
+    /// Nodes that are off for good, by name or id: all their records go, too.
+    pub dead_nodes: Vec<String>,
+}
+
 /// A network and what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkView {

@@ -25,7 +25,8 @@ use weft_kernel::{Kernel, KernelError};
 use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Revision, Sandbox, Snapshot};
 use weft_plan::{HostState, Key, Op, model_kernel};
 use weft_store::{
-    Embedded, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, StoreOptions, StoreUrl, Txn, Watch,
+    Embedded, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, StoreOptions, StoreUrl, Txn,
+    Watch,
 };
 
 /// A kernel that behaves as `weft_plan::model_kernel` says, and refuses on request.

@@ -2,6 +2,8 @@
 
 mod cluster;
 mod diff;
+mod explain;
 mod ipam;
+mod leaks;
 mod plan;
 mod planner;

@@ -1,9 +1,11 @@
 //! The commands: a file for each noun.
 
+mod address;
 mod attach;
 mod completions;
 mod down;
 mod endpoint;
+mod gc;
 mod lab;
 mod network;
 mod node;
@@ -33,6 +35,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Network(command) => return wait_for(network::run(command, &client)),
         Command::Endpoint(command) => return wait_for(endpoint::run(command, &client)),
         Command::Node(command) => wait_for(node::run(command, &client)),
+        Command::Address(command) => wait_for(address::run(command, &client)),
+        Command::Gc(flags) => wait_for(gc::run(flags, &client)),
         Command::Attach(flags) => wait_for(attach::attach(flags, &client)),
         Command::Detach(flags) => wait_for(attach::detach(flags, &client)),
         Command::Status { format } => wait_for(status::run(format, &client)),
