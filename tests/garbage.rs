@@ -1,0 +1,48 @@
+//! What a host that was lost leaves behind is found, explained and removed, and a host that comes back after that does no harm.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+use weft_e2e::{eventually, lab, options_with_etcd, refusal, seen, weft_devices};
+use weft_lab::LabOptions;
+
+#[test]
+fn a_lost_hosts_addresses_are_freed_when_the_operator_says_that_it_is_dead() {
+    let Some(options) = options_with_etcd("gc") else { return };
+    let daemon_arguments = vec!["--lease-ttl".to_owned(), "2".to_owned()];
+    let Some(mut lab) = lab(LabOptions { daemon_arguments, ..options }) else { return };
+    let explain = |lab: &weft_lab::Fixture, ip: &str| {
+        lab.daemon("h1").unwrap().json(&["address", "explain", ip]).unwrap()[0].clone()
+    };
+    let theirs = explain(&lab, "10.0.0.3");
+    assert_eq!(theirs["free"], false);
+    assert!(theirs["reason"].as_str().unwrap().contains("h2/c1"), "{theirs}");
+    assert!(explain(&lab, "10.0.0.1")["reason"].as_str().unwrap().contains("gateway"));
+
+    lab.daemon_mut("h2").unwrap().kill().unwrap();
+    let h1 = lab.daemon("h1").unwrap().clone();
+    eventually("the end of the lease", Duration::from_secs(20), || {
+        let reason = explain(&lab, "10.0.0.3")["reason"].to_string();
+        seen(reason.contains("lease has ended"), reason)
+    });
+    let leaks = h1.json(&["gc", "--dry-run"]).unwrap();
+    let leaks = leaks.as_array().unwrap();
+    assert!(
+        !leaks.is_empty() && leaks.iter().all(|l| l["safe"] == false && l["node_name"] == "h2"),
+        "{leaks:?}"
+    );
+    assert_eq!(h1.json(&["gc"]).unwrap().as_array().unwrap().len(), 0, "nothing of it is safe");
+    let said = refusal(&h1.output(&["gc", "--dead-node", "h1"]).unwrap(), 5);
+    assert!(said.contains("h1 lives"), "{said}");
+
+    let removed = h1.json(&["gc", "--dead-node", "h2"]).unwrap();
+    assert!(removed.as_array().unwrap().len() >= 3, "node, endpoint, claim: {removed}");
+    assert_eq!(explain(&lab, "10.0.0.3")["free"], true);
+    // It comes back: its container's interface is no longer one of the network's.
+    lab.daemon_mut("h2").unwrap().start().unwrap();
+    let h2 = lab.daemon("h2").unwrap();
+    eventually("no device of the network on it", Duration::from_secs(10), || {
+        let devices = weft_devices(&h2.overlay());
+        seen(devices.is_empty(), devices)
+    });
+    assert_eq!(h1.json(&["gc", "--dry-run"]).unwrap().as_array().unwrap().len(), 0);
+}
