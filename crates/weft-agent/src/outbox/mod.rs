@@ -18,6 +18,7 @@ use crate::{
 use async_trait::async_trait;
 use journal::{Entry, Journal};
 use std::{
+    net::IpAddr,
     path::Path,
     sync::{
         Arc,
@@ -27,7 +28,7 @@ use std::{
 };
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
-use weft_model::{AddressClaim, Endpoint, NodeId, Revision, Snapshot, encode, schema};
+use weft_model::{AddressClaim, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode, schema};
 use weft_store::{Compare, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
 
 /// Marks revisions of records that the store has not been told: they come after all of the store's and are in the view
@@ -210,7 +211,9 @@ impl Outbox {
                 key.starts_with(schema::ENDPOINTS) && is_ours(value)
             }
             (_, Write::Put { lease: Some(_), .. }) => false,
-            (None, Write::Delete { .. }) => Known::of(key).is_some(),
+            (None, Write::Delete { .. }) => {
+                matches!(Known::of(key), Some(Known::Endpoint(..) | Known::Address(..)))
+            }
         }
     }
 
@@ -269,9 +272,9 @@ fn text(value: &[u8]) -> String {
 
 /// The records that verbs need for endpoints.
 enum Known {
-    Endpoint(weft_model::NetworkId, weft_model::EndpointId),
-    Address(weft_model::NetworkId, std::net::IpAddr),
-    Network(weft_model::NetworkId),
+    Endpoint(NetworkId, EndpointId),
+    Address(NetworkId, IpAddr),
+    Network(NetworkId),
     Removing,
 }
 
