@@ -5,8 +5,8 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
-use weft_e2e::{devices, eventually, kernel_picture, lab, options_with_etcd, ping, records, seen};
-use weft_lab::{Container, Fixture};
+use weft_e2e::{devices, eventually, kernel_picture, lab, one_more, options_with_etcd, ping, records, seen};
+use weft_lab::Fixture;
 
 /// Attach and detach cycles.
 const CYCLES: u32 = 200;
@@ -32,9 +32,9 @@ fn holdings(lab: &Fixture) -> Holdings {
 #[test]
 fn two_hundred_cycles_leave_everything_as_it_was() {
     let Some(options) = options_with_etcd("cycles") else { return };
-    let Some(lab) = lab(options) else { return };
+    let Some(mut lab) = lab(options) else { return };
+    let mut container = one_more(&mut lab, "h1", 9);
     let daemon = lab.daemon("h1").unwrap();
-    let mut container = Container::named(lab.host("h1").unwrap(), 9);
     // Once before counting: what is made at first use stays.
     container.attach(daemon, "lab", &[]).unwrap();
     container.detach(daemon, "lab").unwrap();
@@ -77,9 +77,9 @@ fn the_last_endpoint_takes_the_networks_devices_with_it() {
 #[test]
 fn a_namespace_that_is_deleted_without_detach_is_cleaned_up_after() {
     let Some(options) = options_with_etcd("orphan") else { return };
-    let Some(lab) = lab(options) else { return };
+    let Some(mut lab) = lab(options) else { return };
+    let mut container = one_more(&mut lab, "h1", 9);
     let daemon = lab.daemon("h1").unwrap();
-    let mut container = Container::named(lab.host("h1").unwrap(), 9);
     let before = holdings(&lab);
     container.attach(daemon, "lab", &[]).unwrap();
     container.namespace.remove().unwrap();

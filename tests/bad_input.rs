@@ -7,8 +7,8 @@
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, net::UdpSocket, process::Command, thread, time::Duration};
-use weft_e2e::{eventually, kernel_picture, lab, options_with_etcd, records, refusal, seen, weft};
-use weft_lab::{Container, Daemon, DaemonOptions, Fixture, Host, LabOptions, output};
+use weft_e2e::{eventually, kernel_picture, lab, one_more, options_with_etcd, records, refusal, seen, weft};
+use weft_lab::{Daemon, DaemonOptions, Fixture, Host, LabOptions, output};
 
 /// Everything that a refused request must leave as it was.
 fn state(lab: &Fixture) -> (BTreeSet<String>, Vec<Value>, Vec<Vec<String>>) {
@@ -36,14 +36,13 @@ const fn refused(
 #[test]
 fn a_refused_request_says_why_and_changes_nothing() {
     let Some(options) = options_with_etcd("refuse") else { return };
-    let Some(lab) = lab(options) else { return };
+    let Some(mut lab) = lab(options) else { return };
+    let (mut only, spare) = (one_more(&mut lab, "h2", 8), one_more(&mut lab, "h1", 9));
     let (h1, h2) = (lab.daemon("h1").unwrap(), lab.daemon("h2").unwrap());
     h1.weft(&["network", "create", "--subnet", "10.3.0.0/30", "tiny"]).unwrap();
-    let mut only = Container::named(lab.host("h2").unwrap(), 8);
     eventually("the network on h2", Duration::from_secs(2), || {
         only.attach(h2, "tiny", &[]).map_err(|e| e.to_string())
     });
-    let spare = Container::named(lab.host("h1").unwrap(), 9);
     weft_lab::NetNs::create(spare.namespace.name()).unwrap();
     let netns = spare.namespace.path().display().to_string();
     let attached = lab.container("h1/c1").unwrap().namespace.path().display().to_string();

@@ -2,8 +2,8 @@
 //! firewall's rules as they were.
 #![allow(clippy::unwrap_used)]
 
-use weft_e2e::{lab, options, ping};
-use weft_lab::{Container, Host, LabOptions};
+use weft_e2e::{lab, one_more, options, ping};
+use weft_lab::{Host, LabOptions};
 
 /// What Docker does to a host: FORWARD drops, bridged frames pass through iptables, private subnets are
 /// masqueraded.
@@ -43,9 +43,9 @@ fn containers_talk_on_the_same_host_and_across_and_the_rules_stay_as_they_were()
     lab.daemon("h1").unwrap().weft(&["network", "create", "--subnet", "10.0.0.0/24", "lab"]).unwrap();
     for host in ["h1", "h2"] {
         for number in [1, 2] {
-            let mut container = Container::named(lab.host(host).unwrap(), number);
-            container.attach(lab.daemon(host).unwrap(), "lab", &[]).unwrap();
-            lab.containers.push(container);
+            let daemon = lab.daemon(host).unwrap().clone();
+            one_more(&mut lab, host, number);
+            lab.containers.last_mut().unwrap().attach(&daemon, "lab", &[]).unwrap();
         }
     }
     let near = &lab.containers[0];

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeSet, time::Duration};
-use weft_e2e::{eventually, lab, options, ping, ping_df, seen};
+use weft_e2e::{eventually, lab, one_more, options, ping, ping_df, seen};
 use weft_lab::{Capture, Container, Fixture, LabOptions, WireOptions};
 
 fn dual_stack(name: &str) -> LabOptions {
@@ -131,10 +131,10 @@ fn the_mtu_is_8950_on_jumbo_frames() {
 
 #[test]
 fn two_networks_with_the_same_subnet_do_not_see_each_other() {
-    let Some(lab) = lab(options("twice")) else { return };
+    let Some(mut lab) = lab(options("twice")) else { return };
+    let mut stranger = one_more(&mut lab, "h2", 7);
     let (h1, h2) = (lab.daemon("h1").unwrap(), lab.daemon("h2").unwrap());
     h1.weft(&["network", "create", "--subnet", "10.0.0.0/24", "other"]).unwrap();
-    let mut stranger = Container::named(lab.host("h2").unwrap(), 7);
     stranger.attach(h2, "other", &["--ip", "10.0.0.77"]).unwrap();
     let near = lab.container("h1/c1").unwrap();
     let crossed = ping(near, "10.0.0.77");

@@ -4,7 +4,9 @@
 
 use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
-use weft_e2e::{Pair, address, eventually, fetch, lab, options_with_etcd, ping, seen, with_both_engines};
+use weft_e2e::{
+    Pair, address, eventually, fetch, lab, one_more, options_with_etcd, ping, seen, with_both_engines,
+};
 use weft_lab::{Container, Daemon, EngineVersion, Fixture, LabOptions, NGINX_PAGE, NetNs};
 
 /// Longer than a daemon waits before it looks for its store again.
@@ -39,12 +41,10 @@ fn addresses(daemon: &Daemon) -> BTreeSet<String> {
 
 /// One more container on a host, in a namespace that goes with the lab.
 fn start(lab: &mut Fixture, host: &str, number: usize) -> Container {
-    let mut container = Container::named(lab.host(host).unwrap(), number);
+    let mut container = one_more(lab, host, number);
     NetNs::create(container.namespace.name()).unwrap();
     let network = "lab";
-    let outcome = container.attach(lab.daemon(host).unwrap(), network, &[]);
-    lab.containers.push(container.clone());
-    outcome.unwrap();
+    container.attach(lab.daemon(host).unwrap(), network, &[]).unwrap();
     container
 }
 

@@ -54,6 +54,13 @@ pub fn options_with_etcd(name: &str) -> Option<LabOptions> {
     Some(LabOptions { store: LabStore::Etcd(tools), ..options(name) })
 }
 
+/// One more container on a host of the lab, whose namespace the lab takes down with its own. It is on no network yet.
+pub fn one_more(lab: &mut Fixture, host: &str, number: usize) -> Container {
+    let container = Container::named(lab.host(host).unwrap(), number);
+    lab.containers.push(container.clone());
+    container
+}
+
 /// Pings once; `Ok` when an answer came.
 pub fn ping(from: &Container, to: &str) -> Result<(), String> {
     from.run(&["ping", "-n", "-c", "1", "-W", "2", to]).map(drop).map_err(|e| e.to_string())
