@@ -29,7 +29,7 @@ impl Agent {
             }
             if let Some(ip) = wanted {
                 self.ask_for(network, ip).await?;
-                if self.holds_ahead(network, ip) {
+                if self.held_ahead_by(network, ip).as_ref() == Some(&self.0.node) {
                     return self.claim_reserved(network, subnet, wanted).await;
                 }
             }
@@ -46,9 +46,7 @@ impl Agent {
                 .present(schema::network_key(network))
                 .absent(mark)
                 .put(key, encode(&claim));
-            let txn =
-                if self.is_wanted(network, ip) { txn.delete(schema::wanted_key(network, ip)) } else { txn };
-            match self.commit(txn).await {
+            match self.commit(self.with_request_met(txn, network, ip)).await {
                 Err(AgentError::Store(StoreError::Unreachable { .. })) => away = true,
                 Err(error) => return Err(error),
                 Ok(Outcome::Committed(_)) => return Ok(with_prefix(ip, subnet)),
@@ -60,11 +58,6 @@ impl Agent {
             }
         }
         Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
-    }
-
-    fn holds_ahead(&self, network: &NetworkId, ip: IpAddr) -> bool {
-        let ours = |c: &AddressClaim| c.kind == ClaimKind::Reserved && c.node == self.0.node;
-        self.read(|s| s.addresses.get(network).and_then(|claims| claims.get(&ip)).is_some_and(ours))
     }
 
     /// As [`Agent::claim_address`]: one of those that this node holds ahead.

@@ -115,9 +115,7 @@ impl Agent {
                 None => txn.absent(&key),
             };
             txn = txn.put(key, encode(&self.new_claim(kind, Some(spec.id.clone()))));
-            if self.is_wanted(&network.id, address.net.addr()) {
-                txn = txn.delete(schema::wanted_key(&network.id, address.net.addr()));
-            }
+            txn = self.with_request_met(txn, &network.id, address.net.addr());
         }
         let txn = txn.put(key, encode(&endpoint));
         let present = match self.commit(txn).await? {

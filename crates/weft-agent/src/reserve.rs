@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, encode, schema};
+use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, NodeId, encode, schema};
 use weft_plan::{reserve_change, reserved};
 use weft_store::{Outcome, StoreError, Txn};
 
@@ -90,12 +90,18 @@ impl Agent {
                 }
             }
             for ip in change.release {
-                let key = schema::address_key(&network, ip);
-                let Some(record) = self.0.store.get(&key).await? else { continue };
-                if is_reserve(&record.value) {
-                    self.0.store.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
-                }
+                self.release_reserved(schema::address_key(&network, ip)).await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Gives up a claim of this node's, if it is held ahead still.
+    async fn release_reserved(&self, key: String) -> Result<(), AgentError> {
+        let Some(record) = self.0.store.get(&key).await? else { return Ok(()) };
+        let claim = serde_json::from_slice::<AddressClaim>(&record.value);
+        if claim.is_ok_and(|c| c.kind == ClaimKind::Reserved) {
+            self.0.store.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
         }
         Ok(())
     }
@@ -110,10 +116,7 @@ impl Agent {
             ours.map(|(network, ip, _)| schema::address_key(network, *ip)).collect()
         });
         for key in held {
-            let Some(record) = self.0.store.get(&key).await? else { continue };
-            if is_reserve(&record.value) {
-                self.0.store.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
-            }
+            self.release_reserved(key).await?;
         }
         Ok(())
     }
@@ -121,10 +124,7 @@ impl Agent {
     /// Asks whoever holds `ip` ahead to give it up, and waits a moment. Where nobody does, or does not answer, nothing comes
     /// of it.
     pub(crate) async fn ask_for(&self, network: &NetworkId, ip: IpAddr) -> Result<(), AgentError> {
-        let held_elsewhere = || {
-            let elsewhere = |c: &AddressClaim| c.kind == ClaimKind::Reserved && c.node != self.0.node;
-            self.read(|s| s.addresses.get(network).and_then(|claims| claims.get(&ip)).is_some_and(elsewhere))
-        };
+        let held_elsewhere = || self.held_ahead_by(network, ip).is_some_and(|node| node != self.0.node);
         if self.0.outbox.is_away() || !held_elsewhere() {
             return Ok(());
         }
@@ -140,9 +140,21 @@ impl Agent {
         Ok(())
     }
 
-    /// Whether somebody asks for an address that is held ahead.
-    pub(crate) fn is_wanted(&self, network: &NetworkId, ip: IpAddr) -> bool {
-        self.read(|s| s.wanted.get(network).is_some_and(|wanted| wanted.contains_key(&ip)))
+    /// The node that holds an address ahead, if one does.
+    pub(crate) fn held_ahead_by(&self, network: &NetworkId, ip: IpAddr) -> Option<NodeId> {
+        self.read(|s| {
+            let claim = s.addresses.get(network)?.get(&ip)?;
+            (claim.kind == ClaimKind::Reserved).then(|| claim.node.clone())
+        })
+    }
+
+    /// With the claim of an address, the request for it goes, if there was one: see [`Agent::ask_for`].
+    pub(crate) fn with_request_met(&self, txn: Txn, network: &NetworkId, ip: IpAddr) -> Txn {
+        if self.read(|s| s.wanted.get(network).is_some_and(|wanted| wanted.contains_key(&ip))) {
+            txn.delete(schema::wanted_key(network, ip))
+        } else {
+            txn
+        }
     }
 
     /// An address that this node holds ahead: `wanted`, or the lowest in `subnet`.
@@ -206,8 +218,4 @@ impl Patience {
         let mut seen = agent.0.view.seen();
         tokio::time::timeout_at(self.until, seen.changed()).await.is_ok()
     }
-}
-
-fn is_reserve(value: &[u8]) -> bool {
-    serde_json::from_slice::<AddressClaim>(value).is_ok_and(|c| c.kind == ClaimKind::Reserved)
 }

@@ -47,6 +47,15 @@ struct Between {
     server: usize,
 }
 
+/// Gives each end the gateway beside it.
+fn route_by(cluster: &Cluster, ends: [(usize, usize); 2]) {
+    for (end, gateway) in ends {
+        let gateway = &cluster.attachments[gateway];
+        cluster.ip_in(end, &format!("route add default via {}", gateway.v4));
+        cluster.ip_in(end, &format!("route add default via {}", gateway.v6));
+    }
+}
+
 async fn between_two_networks(ipv6_underlay: bool, datapaths: &[Datapath]) -> Between {
     let mut cluster = Cluster::on_a_switch(ipv6_underlay, datapaths);
     let mtu = cluster.mtu();
@@ -54,11 +63,7 @@ async fn between_two_networks(ipv6_underlay: bool, datapaths: &[Datapath]) -> Be
     let (right, server) = (cluster.attach(1, 2, mtu), cluster.attach(2, 2, mtu));
     forward(&cluster.hosts[1].container.netns.namespace);
     cluster.reconcile().await;
-    for (end, gateway) in [(client, left), (server, right)] {
-        let gateway = &cluster.attachments[gateway];
-        cluster.ip_in(end, &format!("route add default via {}", gateway.v4));
-        cluster.ip_in(end, &format!("route add default via {}", gateway.v6));
-    }
+    route_by(&cluster, [(client, left), (server, right)]);
     Between { cluster, client, left, right, server }
 }
 
@@ -144,11 +149,7 @@ async fn a_container_forwards_to_a_neighbour_on_its_host() {
         let (right, server) = (cluster.attach(1, 2, mtu), cluster.attach_other(1, &third, 2, mtu));
         forward(&cluster.hosts[1].container.netns.namespace);
         cluster.reconcile().await;
-        for (end, gateway) in [(client, left), (server, right)] {
-            let gateway = &cluster.attachments[gateway];
-            cluster.ip_in(end, &format!("route add default via {}", gateway.v4));
-            cluster.ip_in(end, &format!("route add default via {}", gateway.v6));
-        }
+        route_by(&cluster, [(client, left), (server, right)]);
         assert_none(&exchange(&cluster, client, server, "a third on the same host"));
         let (sent, received) = (cluster.carried(right).await, cluster.carried(server).await);
         let bulk = 4 * u64::try_from(BULK).unwrap();

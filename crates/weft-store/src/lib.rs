@@ -16,6 +16,7 @@ mod open;
 mod options;
 mod record;
 mod remote;
+mod request;
 mod tls;
 mod url;
 mod wire;

@@ -65,11 +65,6 @@ impl StoreOptions {
         self.file(PASSWORD_FILE)
     }
 
-    /// Where Consul's token is.
-    pub fn token_file(&self) -> Option<&Path> {
-        self.file(TOKEN_FILE)
-    }
-
     /// Where the certificates of the CAs are.
     pub fn ca_file(&self) -> Option<&Path> {
         self.file(CA_FILE)
@@ -78,11 +73,6 @@ impl StoreOptions {
     /// Where this daemon's certificate is.
     pub fn cert_file(&self) -> Option<&Path> {
         self.file(CERT_FILE)
-    }
-
-    /// Where that certificate's key is.
-    pub fn key_file(&self) -> Option<&Path> {
-        self.file(KEY_FILE)
     }
 
     /// Whether the store is to be spoken to by TLS.

@@ -2,6 +2,7 @@
 
 use crate::{
     Batch, JoinToken, LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch,
+    request::cause,
     wire::{self, Line},
 };
 use async_trait::async_trait;
@@ -93,18 +94,6 @@ pub fn where_the_token_is() -> String {
         JoinToken::FILE,
         JoinToken::FILE
     )
-}
-
-/// The innermost cause: the outer ones only say that a request failed, with the URL again.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    innermost.to_string()
 }
 
 #[async_trait]

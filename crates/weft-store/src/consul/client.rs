@@ -3,7 +3,7 @@
 //! Source: Consul's "HTTP API structure", "Consistency modes" and "Blocking queries" pages.
 
 use super::api::{Applied, Op, TxnAnswer, body};
-use crate::StoreError;
+use crate::{StoreError, request::cause};
 use bytes::Bytes;
 use reqwest::{
     Certificate, Client as Http, Identity, Method, RequestBuilder, StatusCode, Url, header::HeaderValue,
@@ -306,18 +306,6 @@ impl Client {
         };
         Err(Failure { error, unsent })
     }
-}
-
-/// The innermost cause: the outer ones only say that a request failed, with the URL again.
-fn cause(error: &reqwest::Error) -> String {
-    if error.is_timeout() {
-        return "no answer in time".to_owned();
-    }
-    let mut innermost: &dyn std::error::Error = error;
-    while let Some(cause) = innermost.source() {
-        innermost = cause;
-    }
-    innermost.to_string()
 }
 
 #[cfg(test)]
