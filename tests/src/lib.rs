@@ -6,8 +6,10 @@
 
 mod engines;
 pub mod traffic;
+mod under_traffic;
 
 pub use engines::{Pair, address, fetch, field, has_network, has_no_network, in_container};
+pub use under_traffic::{Met, under_traffic};
 
 use serde_json::Value;
 use std::{
@@ -52,6 +54,18 @@ pub fn options_with_etcd(name: &str) -> Option<LabOptions> {
         return None;
     }
     Some(LabOptions { store: LabStore::Etcd(tools), ..options(name) })
+}
+
+/// Whether a test whose result does not depend on the data path runs now: the suite is run once with each, and once is
+/// enough for it.
+pub fn only_on(datapath: &str) -> bool {
+    std::env::var("WEFT_DATAPATH").map_or(true, |chosen| chosen.is_empty() || chosen == datapath)
+}
+
+/// The data path of this run, for a line of figures.
+pub fn datapath(daemon: &Daemon) -> String {
+    let told = daemon.status().unwrap()["datapath"].as_str().unwrap().to_owned();
+    told.split(' ').next().unwrap_or_default().to_owned()
 }
 
 /// One more container on a host of the lab, whose namespace the lab takes down with its own. It is on no network yet.

@@ -110,6 +110,8 @@ pub struct Flow {
     sent: AtomicU64,
     /// The same.
     received: AtomicU64,
+    /// The longest time between two arrivals, in milliseconds.
+    gap: AtomicU64,
     sender_done: AtomicBool,
 }
 
@@ -121,6 +123,7 @@ impl Flow {
             sockets,
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
+            gap: AtomicU64::new(0),
             sender_done: AtomicBool::new(false),
         }
     }
@@ -143,6 +146,18 @@ impl Flow {
     /// How much was sent and has not arrived.
     pub fn lost(&self) -> u64 {
         self.sent.load(SeqCst).saturating_sub(self.arrived())
+    }
+
+    /// The longest time between two arrivals so far.
+    pub fn gap(&self) -> Duration {
+        Duration::from_millis(self.gap.load(SeqCst))
+    }
+
+    /// Takes note of an arrival; `last` is when the one before it was.
+    fn arrives(&self, amount: u64, last: &mut Instant) {
+        let waited = std::mem::replace(last, Instant::now()).elapsed().as_millis();
+        self.gap.fetch_max(u64::try_from(waited).unwrap_or(u64::MAX), SeqCst);
+        self.received.fetch_add(amount, SeqCst);
     }
 
     /// Sends until the run ends.
@@ -212,8 +227,7 @@ impl Flow {
                         same(&block[at..at + length], &got[at..at + length])
                             .map_err(|what| format!("corrupt at byte {}: {what}", self.arrived()))?;
                         at += length;
-                        self.received.fetch_add(length as u64, SeqCst);
-                        last = Instant::now();
+                        self.arrives(length as u64, &mut last);
                     }
                     Err(error) if is_timeout(&error) => {
                         // While the sender sends, the windows judge.
@@ -234,8 +248,12 @@ impl Flow {
                 break;
             }
             let datagram = datagram(self.seed, number);
-            let length = socket.send(&datagram).map_err(|e| format!("datagram {number}: {e}"))?;
-            assert_eq!(length, datagram.len());
+            match socket.send(&datagram) {
+                Ok(length) => assert_eq!(length, datagram.len()),
+                // It is lost, as one would be whose way ends later.
+                Err(e) if matches!(e.kind(), ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => {}
+                Err(e) => return Err(format!("datagram {number}: {e}")),
+            }
             self.sent.fetch_add(1, SeqCst);
             if (number + 1).is_multiple_of(BURST.0) {
                 thread::sleep(BURST.1);
@@ -254,8 +272,7 @@ impl Flow {
                     if let Some(number) = number.filter(|n| !known.insert(*n)) {
                         return Err(format!("datagram {number} came twice"));
                     }
-                    self.received.fetch_add(1, SeqCst);
-                    last = Instant::now();
+                    self.arrives(1, &mut last);
                 }
                 Err(error) if is_timeout(&error) => {
                     // What was lost does not come any more.
@@ -368,17 +385,27 @@ fn datagram_sockets(from: &Container, to: &Container, family: usize) -> (UdpSock
     (near, far)
 }
 
-/// Opens all flows: a connection with a stream each way, and datagrams one way, between each of [`PAIRS`].
+/// Opens all flows: a connection with a stream each way, and datagrams one way, between each of [`PAIRS`]. Every other
+/// connection is as fast as can be.
 pub fn flows(lab: &Fixture) -> Vec<Flow> {
+    flows_between(lab, &PAIRS, |number| number.is_multiple_of(2))
+}
+
+/// The same between `pairs` (see [`PAIRS`]); `steady` tells by a pair's number whether its connection is as fast as can be.
+pub fn flows_between(
+    lab: &Fixture,
+    pairs: &[(&str, &str, usize)],
+    steady: impl Fn(usize) -> bool,
+) -> Vec<Flow> {
     let mut flows = Vec::new();
-    for (number, (a, b, family)) in PAIRS.into_iter().enumerate() {
+    for (number, &(a, b, family)) in pairs.iter().enumerate() {
         let (from, to) = (lab.container(a).unwrap(), lab.container(b).unwrap());
         let at = to.addresses[family];
         eventually("an answer before the traffic", WINDOW, || ping(from, &at.to_string()));
         let version = if at.is_ipv4() { "IPv4" } else { "IPv6" };
         let (near, far) = streams(from, to, at);
         let mut add = |what, sockets| flows.push(Flow::new(what, flows.len(), sockets));
-        let steady = number.is_multiple_of(2);
+        let steady = steady(number);
         let copies = (near.try_clone().unwrap(), far.try_clone().unwrap());
         add(format!("TCP {version} {a} to {b}"), Sockets::Tcp { from: near, to: far, steady });
         add(format!("TCP {version} {b} to {a}"), Sockets::Tcp { from: copies.1, to: copies.0, steady });

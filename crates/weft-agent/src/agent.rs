@@ -6,6 +6,7 @@ use crate::{
     api::EngineStatus,
     outbox::{Outbox, is_local},
     reconcile::Reconciled,
+    troubles::Troubles,
     view::View,
 };
 use std::{
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     /// Whether addresses are held ahead; locked while the reserve is changed.
     pub(crate) reserving: tokio::sync::Mutex<bool>,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
+    /// What it cannot do at the moment, for `weft status`.
+    pub(crate) troubles: Arc<Troubles>,
     /// Cancelled when the daemon is to end.
     pub(crate) shutdown: CancellationToken,
     /// This host has left the cluster (`weft down`): the end of the daemon removes everything.

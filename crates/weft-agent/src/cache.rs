@@ -1,6 +1,10 @@
 //! The last snapshot on disk: with it, a daemon that starts while the store is away carries on as before.
 
-use crate::{AgentError, view::View};
+use crate::{
+    AgentError,
+    troubles::{Subject, Troubles},
+    view::View,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     io::Write as _,
@@ -61,40 +65,60 @@ pub(crate) fn save(path: &Path, store: &str, snapshot: &Snapshot) -> Result<(), 
     std::fs::rename(&new, path).map_err(|e| error(&e))
 }
 
-/// Keeps the file up to date until `shutdown`, and once more then.
-pub(crate) async fn keep(path: PathBuf, store: String, view: Arc<View>, shutdown: CancellationToken) {
-    let (mut seen, mut link) = (view.seen(), view.link());
-    let mut failing = false;
-    let mut rest = SETTLE;
-    let mut ending = false;
-    while !ending {
-        tokio::select! {
-            changed = seen.changed() => ending = changed.is_err(),
-            () = shutdown.cancelled() => ending = true,
-        }
-        if !ending {
+/// The file, and what it is to hold.
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
+    /// The store's address.
+    pub(crate) store: String,
+    pub(crate) view: Arc<View>,
+}
+
+impl Kept {
+    /// Keeps the file up to date until `shutdown`, and once more then. What cannot be written is tried again until it can.
+    pub(crate) async fn keep(self, troubles: Arc<Troubles>, shutdown: CancellationToken) {
+        let (mut seen, mut link) = (self.view.seen(), self.view.link());
+        let mut failing = false;
+        let mut rest = SETTLE;
+        let mut ending = false;
+        while !ending {
             tokio::select! {
-                () = tokio::time::sleep(rest) => {}
-                // From here on this file may be all that the next start has.
-                _ = link.changed() => {}
+                changed = seen.changed() => ending = changed.is_err(),
+                () = tokio::time::sleep(rest), if failing => {}
                 () = shutdown.cancelled() => ending = true,
             }
-        }
-        seen.mark_unchanged();
-        let begun = Instant::now();
-        let snapshot = view.read(Snapshot::clone);
-        let (file, address) = (path.clone(), store.clone());
-        let saved = tokio::task::spawn_blocking(move || save(&file, &address, &snapshot)).await;
-        match saved {
-            Ok(Ok(())) => failing = false,
-            Ok(Err(error)) if !failing => {
-                tracing::error!(%error, "the snapshot cannot be kept; a start without the store would not work");
-                failing = true;
+            if !ending {
+                tokio::select! {
+                    () = tokio::time::sleep(rest) => {}
+                    // From here on this file may be all that the next start has.
+                    _ = link.changed() => {}
+                    () = shutdown.cancelled() => ending = true,
+                }
             }
-            Ok(Err(_)) => {}
-            Err(error) => tracing::error!(%error, "the task that keeps the snapshot failed"),
+            seen.mark_unchanged();
+            let begun = Instant::now();
+            let trouble = self.save_once().await;
+            failing = trouble.is_some();
+            rest = SETTLE.max(begun.elapsed() * REST_FACTOR);
+            let told = trouble.clone().unwrap_or_else(|| "the snapshot is kept again".to_owned());
+            if troubles.set(Subject::Snapshot, trouble) {
+                tracing::warn!("{told}");
+            }
         }
-        rest = SETTLE.max(begun.elapsed() * REST_FACTOR);
+    }
+
+    /// Writes it as it is now. `None`: it is written; else why not.
+    async fn save_once(&self) -> Option<String> {
+        let snapshot = self.view.read(Snapshot::clone);
+        let (path, store) = (self.path.clone(), self.store.clone());
+        let saved = tokio::task::spawn_blocking(move || save(&path, &store, &snapshot)).await;
+        let error = match saved {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Some(format!(
+            "the snapshot cannot be kept, without which this daemon does not start while the store is away: {error}"
+        ))
     }
 }
 

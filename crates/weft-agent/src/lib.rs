@@ -27,6 +27,7 @@ mod start;
 mod status;
 #[cfg(test)]
 mod tests;
+mod troubles;
 mod view;
 
 pub use agent::Agent;

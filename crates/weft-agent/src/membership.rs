@@ -1,14 +1,18 @@
 //! This host as a member of the cluster: its id, its record, its lease.
 
-use crate::{Advertise, AgentError, AgentOptions, agent::Inner, options::DEFAULT_ADVERTISE_PORT, view::Link};
+use crate::{
+    Advertise, AgentError, AgentOptions, agent::Inner, options::DEFAULT_ADVERTISE_PORT, troubles::Subject,
+    view::Link,
+};
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
     path::Path,
     sync::Arc,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
-use weft_kernel::{KernelError, Underlay, UnderlayWatch, route_mtu, watch_underlay};
+use weft_kernel::{KernelError, Underlay, UnderlayWatch, host_addresses, route_mtu, watch_underlay};
 use weft_model::{Mtu, Node, NodeId, encode, schema, unix_now};
 use weft_store::{LeaseKeeper, Store, Txn};
 
@@ -16,6 +20,8 @@ use weft_store::{LeaseKeeper, Store, Txn};
 const LOOK: Duration = Duration::from_secs(30);
 /// Events of an underlay come in bursts.
 const SETTLE: Duration = Duration::from_millis(200);
+/// How soon the record is written again that could not be.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The id of this node, made at the first start and kept.
 pub(crate) fn load_or_create_id(state_dir: &Path) -> Result<NodeId, AgentError> {
@@ -118,8 +124,9 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
         .ok();
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
+    let mut addresses = host_addresses().unwrap_or_default();
     loop {
-        publish(&inner).await;
+        let wait = if publish(&inner).await { LOOK } else { AGAIN };
         tokio::select! {
             () = shutdown.cancelled() => break,
             event = changed(underlay.as_ref()) => {
@@ -128,12 +135,13 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
                     underlay = None;
                 }
                 tokio::time::sleep(SETTLE).await;
+                watch_for_losses(&inner, &mut addresses).await;
                 look(&inner);
             }
             // A new peer may be behind a narrower path.
             _ = nodes.changed() => look(&inner),
             _ = link.changed() => {}
-            () = tokio::time::sleep(LOOK) => look(&inner),
+            () = tokio::time::sleep(wait) => look(&inner),
         }
     }
     drop(lease);
@@ -146,15 +154,35 @@ async fn changed(underlay: Option<&UnderlayWatch>) -> Result<(), KernelError> {
     }
 }
 
+/// Tells the store when this host has lost one of the addresses that it had: `known`, which is brought up to date.
+async fn watch_for_losses(inner: &Inner, known: &mut BTreeSet<IpAddr>) {
+    match host_addresses() {
+        Ok(now) => {
+            let lost = known.difference(&now).next().is_some();
+            *known = now;
+            if lost {
+                inner.store.address_lost().await;
+            }
+        }
+        Err(error) => tracing::warn!(%error, "this host's addresses cannot be read"),
+    }
+}
+
 /// Takes in what has changed on this host.
 fn look(inner: &Inner) {
     let known = inner.view.this();
     let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
-    let node = describe(&inner.options, &inner.node, inner.epoch).map(|node| Node {
+    let described = describe(&inner.options, &inner.node, inner.epoch);
+    let node = described.and_then(|node| same_family(&known, node)).map(|node| Node {
         started: known.started,
         underlay_mtu: path_mtu(&node, &peers),
         ..node
     });
+    let trouble = node.as_ref().err().map(|error| match known.vteps.first() {
+        Some(vtep) => format!("{error}; to the other hosts this one stays at {vtep}"),
+        None => error.to_string(),
+    });
+    let news = inner.troubles.set(Subject::Underlay, trouble);
     match node {
         Ok(node) if node != known => {
             tracing::info!(vteps = ?node.vteps, mtu = %node.underlay_mtu, "this host's addresses or routes changed");
@@ -162,7 +190,21 @@ fn look(inner: &Inner) {
         }
         Ok(_) => {}
         // An interface that is down for a moment takes nothing away: the last known record stays.
-        Err(error) => tracing::warn!(%error, "this host's underlay cannot be read; it stays as last known"),
+        Err(error) if news => {
+            tracing::warn!(%error, "this host's underlay cannot be read; it stays as last known")
+        }
+        Err(_) => {}
+    }
+}
+
+/// Refuses to go over to IPv6 because the IPv4 address has gone: the other hosts would not follow, and while a lease is
+/// renewed it is away for a moment only.
+fn same_family(known: &Node, node: Node) -> Result<Node, AgentError> {
+    match (known.vteps.first(), node.vteps.first()) {
+        (Some(IpAddr::V4(lost)), Some(IpAddr::V6(_))) => Err(AgentError::Invalid(format!(
+            "this host's interface for --cluster-advertise has no IPv4 address any more; it had {lost}"
+        ))),
+        _ => Ok(node),
     }
 }
 
@@ -174,20 +216,25 @@ fn path_mtu(this: &Node, peers: &[Node]) -> Mtu {
     paths.min().map_or(this.underlay_mtu, |path| path.min(this.underlay_mtu))
 }
 
-/// Writes the record if the store has another one.
-async fn publish(inner: &Inner) {
+/// Writes the record if the store has another one. `false`: it could not.
+async fn publish(inner: &Inner) -> bool {
     if *inner.view.link().borrow() != Link::Up {
-        return;
+        return true;
     }
     let node = inner.view.this();
     match inner.store.get(&schema::node_key(&node.id)).await {
-        Ok(Some(record)) if record.value == encode(&node) => {}
+        Ok(Some(record)) if record.value == encode(&node) => true,
         Ok(_) => {
-            if let Err(error) = write(inner.store.as_ref(), &node).await {
+            let written = write(inner.store.as_ref(), &node).await;
+            if let Err(error) = &written {
                 tracing::warn!(%error, "this node's record could not be written; trying again");
             }
+            written.is_ok()
         }
-        Err(error) => tracing::warn!(%error, "this node's record could not be read; trying again"),
+        Err(error) => {
+            tracing::warn!(%error, "this node's record could not be read; trying again");
+            false
+        }
     }
 }
 

@@ -98,7 +98,8 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
     let agent = adopt(options, &this, outbox, view, kernel, &tasks, shutdown.clone()).await;
     let inner = &agent.0;
     let address = inner.store.address();
-    tasks.spawn(cache::keep(cache.clone(), address, Arc::clone(&inner.view), shutdown.clone()));
+    let kept = cache::Kept { path: cache.clone(), store: address, view: Arc::clone(&inner.view) };
+    tasks.spawn(kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
     tasks.spawn(reserve::keep(agent.clone(), shutdown.clone()));
     tasks.spawn(leftovers::run(agent.clone(), shutdown.clone()));
@@ -158,6 +159,7 @@ pub(crate) async fn adopt(
         reconciled: reconciled.clone(),
         reserving: tokio::sync::Mutex::new(true),
         engines: Mutex::new(BTreeMap::new()),
+        troubles: Arc::default(),
         shutdown: shutdown.clone(),
         left: AtomicBool::new(false),
     };

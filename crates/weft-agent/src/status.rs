@@ -42,6 +42,7 @@ impl Agent {
                 "the store has refused {refused} changes that were made without it: the log names them"
             ));
         }
+        problems.extend(self.0.troubles.told());
         self.read(|s| {
             problems.extend(self.unreachable_peers(s));
             let this = self.0.view.this();

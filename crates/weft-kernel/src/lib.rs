@@ -37,7 +37,7 @@ pub use fast_path::{Counter, Counters, FastPath};
 pub use linux::{Linux, LinuxOptions};
 pub use namespace::{NAMED_NAMESPACES, Namespace};
 pub use removal::remove_everything;
-pub use underlay::{Underlay, UnderlayWatch, host_routes, route_mtu, watch_underlay};
+pub use underlay::{Underlay, UnderlayWatch, host_addresses, host_routes, route_mtu, watch_underlay};
 
 /// A host's kernel, as the reconcile loop sees it. [`Linux`] is the real one; a simulation has its own.
 ///

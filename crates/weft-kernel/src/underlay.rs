@@ -17,7 +17,7 @@ use netlink_packet_route::{
 };
 use nix::libc;
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 use weft_model::{HostRoute, Mtu};
@@ -113,6 +113,12 @@ pub fn host_routes() -> Result<Vec<HostRoute>, KernelError> {
     routes.sort();
     routes.dedup();
     Ok(routes)
+}
+
+/// All addresses of the host's devices.
+pub fn host_addresses() -> Result<BTreeSet<IpAddr>, KernelError> {
+    let addresses = Netlink::open_here()?.addresses()?;
+    Ok(addresses.into_iter().map(|(_, address)| address).collect())
 }
 
 /// A subscription to changes of the host's addresses, devices and routes.

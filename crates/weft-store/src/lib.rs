@@ -76,4 +76,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Ends a lease and the records bound to it. Ending one that has ended is no error.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// This host has lost an address: a connection that was made from it is dead, and nothing will ever say so but
+    /// time. A store that would wait for long begins new connections.
+    async fn address_lost(&self) {}
 }

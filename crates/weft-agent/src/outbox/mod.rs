@@ -368,4 +368,8 @@ impl Store for Outbox {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.store.revoke(lease).await
     }
+
+    async fn address_lost(&self) {
+        self.store.address_lost().await;
+    }
 }

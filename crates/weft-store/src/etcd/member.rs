@@ -190,6 +190,19 @@ impl Member {
         Ok(true)
     }
 
+    /// Leaves the connection for a new one, and ends the watches on it.
+    pub async fn reconnect(&self, access: &Access) {
+        let mut session = self.session.write().await;
+        match Session::new(&self.endpoint, access, session.tls.clone(), session.number + 1).await {
+            Ok(next) => *session = Session { password: session.password.take(), ..next },
+            Err(error) => {
+                tracing::warn!(endpoint = %self.endpoint, %error, "the connection to etcd cannot be begun anew");
+            }
+        }
+        drop(session);
+        self.give_up();
+    }
+
     fn note_answer(&self) {
         let now = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.answered.store(now.saturating_add(1), Ordering::Relaxed);

@@ -278,6 +278,12 @@ impl Store for Etcd {
         .ok_or(StoreError::LeaseLost(lease))
     }
 
+    async fn address_lost(&self) {
+        for member in &self.members {
+            member.reconnect(&self.access).await;
+        }
+    }
+
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         let answer =
             self.call(Again::Always, |mut connection| async move {
