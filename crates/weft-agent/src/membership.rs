@@ -125,8 +125,9 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         .ok();
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
     let mut addresses = host_addresses().unwrap_or_default();
+    let mut published = false;
     loop {
-        let wait = if publish(&inner).await { LOOK } else { AGAIN };
+        let wait = if publish(&inner, &mut published).await { LOOK } else { AGAIN };
         tokio::select! {
             () = shutdown.cancelled() => break,
             event = changed(underlay.as_ref()) => {
@@ -216,25 +217,50 @@ fn path_mtu(this: &Node, peers: &[Node]) -> Mtu {
     paths.min().map_or(this.underlay_mtu, |path| path.min(this.underlay_mtu))
 }
 
-/// Writes the record if the store has another one. `false`: it could not.
-async fn publish(inner: &Inner) -> bool {
+/// Writes the record if the store has another one. `false`: it could not. `published`: this daemon has done so before; a
+/// record of a later start is then not its own.
+async fn publish(inner: &Inner, published: &mut bool) -> bool {
     if *inner.view.link().borrow() != Link::Up {
         return true;
     }
     let node = inner.view.this();
-    match inner.store.get(&schema::node_key(&node.id)).await {
-        Ok(Some(record)) if record.value == encode(&node) => true,
-        Ok(_) => {
-            let written = write(inner.store.as_ref(), &node).await;
-            if let Err(error) = &written {
-                tracing::warn!(%error, "this node's record could not be written; trying again");
-            }
-            written.is_ok()
+    let outcome = match inner.store.get(&schema::node_key(&node.id)).await {
+        Ok(Some(record)) if record.value == encode(&node) => Ok(()),
+        Ok(Some(record)) if *published && is_later(&record.value, node.epoch) => {
+            another_has_this_id(inner, &record.value);
+            return true;
+        }
+        Ok(_) => write(inner.store.as_ref(), &node).await,
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => {
+            *published = true;
+            inner.troubles.set(Subject::Identity, None);
+            true
         }
         Err(error) => {
-            tracing::warn!(%error, "this node's record could not be read; trying again");
+            tracing::warn!(%error, "this node's record could not be read or written; trying again");
             false
         }
+    }
+}
+
+fn is_later(record: &[u8], epoch: u64) -> bool {
+    serde_json::from_slice::<Node>(record).is_ok_and(|node| node.epoch > epoch)
+}
+
+/// Two daemons that write one record in turn would drive every host of the cluster in circles: the later one has it.
+fn another_has_this_id(inner: &Inner, record: &[u8]) {
+    let other = serde_json::from_slice::<Node>(record)
+        .map_or_else(|_| "another host".to_owned(), |node| format!("host {} at {:?}", node.name, node.vteps));
+    let trouble = format!(
+        "{other} has taken this node's id {}, as when a state directory is copied with a machine: frames for this host's \
+         containers go there. Remove the file node-id in the state directory of one of the two and start its daemon again",
+        inner.node.short()
+    );
+    if inner.troubles.set(Subject::Identity, Some(trouble.clone())) {
+        tracing::error!("{trouble}");
     }
 }
 

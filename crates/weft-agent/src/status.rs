@@ -6,7 +6,7 @@ use crate::{
     view::Link,
 };
 use ipnet::IpNet;
-use std::{collections::BTreeMap, sync::PoisonError};
+use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
 use weft_kernel::Counter;
 use weft_model::{Endpoint, Network, Node, NodeId, Snapshot};
 use weft_store::{JoinToken, StoreUrl};
@@ -45,6 +45,7 @@ impl Agent {
         problems.extend(self.0.troubles.told());
         self.read(|s| {
             problems.extend(self.unreachable_peers(s));
+            problems.extend(displaced_nodes(s));
             let this = self.0.view.this();
             Status {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -115,8 +116,7 @@ impl Agent {
                         peer.name
                     ));
                 }
-                (peer.vteps.first() == Some(&vtep))
-                    .then(|| format!("node {} has this node's VTEP address {vtep}", peer.name))
+                None
             })
             .collect()
     }
@@ -195,6 +195,27 @@ impl Agent {
             started: node.started,
         }
     }
+}
+
+/// Nodes whose VTEP address is another node's by now, with what to do about it.
+fn displaced_nodes(snapshot: &Snapshot) -> Vec<String> {
+    let name = |id: &NodeId| format!("{} ({})", snapshot.node_name(id), id.short());
+    let told = |((vtep, loser), owner): ((IpAddr, NodeId), NodeId)| {
+        let way_out = if snapshot.alive.contains_key(&loser) {
+            "both live: one of them needs another address".to_owned()
+        } else {
+            format!(
+                "if that host was installed anew or is gone, `weft gc --dead-node {}` frees what it held",
+                loser.short()
+            )
+        };
+        format!(
+            "the VTEP address {vtep} of node {} is that of node {}: no frames are sent to the former; {way_out}",
+            name(&loser),
+            name(&owner)
+        )
+    };
+    weft_plan::displaced(snapshot).into_iter().map(told).collect()
 }
 
 fn traffic(counter: &Counter) -> Traffic {

@@ -10,6 +10,8 @@ use std::{
 pub(crate) enum Subject {
     /// This host's address in the underlay.
     Underlay,
+    /// The node's id.
+    Identity,
     /// The snapshot on disk.
     Snapshot,
 }

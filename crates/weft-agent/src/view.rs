@@ -11,8 +11,8 @@ use weft_store::{Batch, Listing};
 
 /// The cluster as this daemon sees it. Written by the follower alone, read by everything.
 pub(crate) struct View {
-    /// This node's record as it should be. It stands in the snapshot also when the store has lost it: without it the
-    /// plan would be that this host has nothing.
+    /// This node's record as it should be. It stands in the snapshot also when the store has lost it, or has another: the
+    /// plan would be that this host has nothing, or that of a stranger.
     this: RwLock<Node>,
     /// What this host has written while the store was away and the follower has not brought back yet, by key: it stands
     /// in the snapshot whatever the store says. `None`: removed.
@@ -201,7 +201,9 @@ impl View {
 
     fn put_this(&self, snapshot: &mut Snapshot) {
         let this = self.this.read().unwrap_or_else(PoisonError::into_inner);
-        snapshot.nodes.entry(this.id.clone()).or_insert_with(|| this.clone());
+        if snapshot.nodes.get(&this.id) != Some(&*this) {
+            snapshot.nodes.insert(this.id.clone(), this.clone());
+        }
     }
 
     /// This node's record as it should be.

@@ -5,6 +5,7 @@
 //! values, and a simulation can run it without a kernel.
 
 mod diff;
+mod displaced;
 mod explain;
 mod holder;
 mod ipam;
@@ -18,6 +19,7 @@ mod reserve;
 mod state;
 
 pub use diff::{diff, diff_keys, is_as_desired};
+pub use displaced::displaced;
 pub use explain::{Explanation, explain};
 pub use holder::describe_holder;
 pub use ipam::{IpamError, Order, choose, choose_subnet, choose_vni, conflicting_route};

@@ -2,14 +2,16 @@
 //!
 //! For every network that has an endpoint on this host: a bridge, a VXLAN device, a port for each endpoint
 //! here, and for each endpoint elsewhere where its frames go and how its addresses are answered for. An endpoint
-//! elsewhere counts if its node has a record with a VTEP address of this node's family; whether its node's lease
-//! lives does not matter: a store that is away must not cut anybody off.
+//! elsewhere counts if its node has a record with a VTEP address of this node's family that is no other node's by now
+//! ([`crate::displaced`]); whether its node's lease lives does not matter otherwise: a store that is away must not cut
+//! anybody off.
 //!
 //! Each endpoint *claims* keys of the state. Claims clash only when records contradict each other (two
 //! endpoints with one address); then the endpoint of the later start, then the later made, then the greater id
 //! has it, on every host alike.
 
 use crate::{
+    displaced,
     mtu::tunnel_mtu,
     state::{
         Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, far_end_name,
@@ -89,11 +91,13 @@ impl Underlay {
     pub fn of(snapshot: &Snapshot, this: &NodeId) -> Option<Self> {
         let node = snapshot.nodes.get(this)?;
         let vtep = *node.vteps.first()?;
+        let displaced = displaced(snapshot);
         let others = snapshot.nodes.iter().filter(|(id, _)| *id != this);
         let peers = others
             .filter_map(|(id, node)| Some((id.clone(), node.vtep_like(vtep)?)))
             // A node at our own address would have us send frames to ourselves.
             .filter(|(_, peer)| *peer != vtep)
+            .filter(|(id, peer)| !displaced.contains_key(&(*peer, id.clone())))
             .collect();
         let mtu = tunnel_mtu(snapshot.nodes.values(), vtep);
         Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, peers })

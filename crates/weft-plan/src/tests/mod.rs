@@ -2,6 +2,7 @@
 
 mod cluster;
 mod diff;
+mod displaced;
 mod explain;
 mod ipam;
 mod leaks;
