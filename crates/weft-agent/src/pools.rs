@@ -64,14 +64,15 @@ impl Agent {
         self.read(|s| s.pools.get(id).cloned())
     }
 
-    /// The oldest pool of this node that has no network yet and whose subnet is `net`.
-    pub fn unused_pool(&self, net: IpNet) -> Option<(String, Pool)> {
+    /// The pools of this node that have no network yet and whose subnet is `net`, the oldest first. More than one: an
+    /// engine was killed after it had asked for the others, or is about to make networks that cannot all be.
+    pub fn unused_pools(&self, net: IpNet) -> Vec<(String, Pool)> {
         self.read(|s| {
-            let unused = s
-                .pools
-                .iter()
-                .filter(|(_, p)| p.node == self.0.node && p.network.is_none() && p.subnet.net == net);
-            unused.min_by_key(|(_, p)| p.since).map(|(id, p)| (id.clone(), p.clone()))
+            let ours = |p: &Pool| p.node == self.0.node && p.network.is_none() && p.subnet.net == net;
+            let unused = s.pools.iter().filter(|(_, p)| ours(p));
+            let mut unused: Vec<_> = unused.map(|(id, p)| (id.clone(), p.clone())).collect();
+            unused.sort_by_key(|(_, p)| p.since);
+            unused
         })
     }
 

@@ -107,6 +107,11 @@ impl Engine {
         outcome
     }
 
+    /// dockerd's process, while it was started and not stopped.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
     /// Whether it runs.
     pub fn is_alive(&self) -> bool {
         self.process.as_ref().is_some_and(Process::is_alive)

@@ -22,7 +22,7 @@ pub(super) trait Cluster: Clone + Send + Sync + 'static {
     fn set_engine_status(&self, status: EngineStatus);
     fn bound(&self, engine_network: &str) -> Option<Network>;
     fn pool(&self, pool: &str) -> Option<Pool>;
-    fn unused_pool(&self, net: IpNet) -> Option<(String, Pool)>;
+    fn unused_pools(&self, net: IpNet) -> Vec<(String, Pool)>;
 
     fn create_network(&self, spec: NetworkSpec, engine_network: &str) -> impl Answer<Network>;
     fn bind(&self, engine_network: &str, network: &NetworkId, mirrored: bool) -> impl Answer<()>;
@@ -82,8 +82,8 @@ impl Cluster for Agent {
     fn pool(&self, pool: &str) -> Option<Pool> {
         self.pool(pool)
     }
-    fn unused_pool(&self, net: IpNet) -> Option<(String, Pool)> {
-        self.unused_pool(net)
+    fn unused_pools(&self, net: IpNet) -> Vec<(String, Pool)> {
+        self.unused_pools(net)
     }
 
     async fn create_network(&self, spec: NetworkSpec, engine_network: &str) -> Result<Network, AgentError> {

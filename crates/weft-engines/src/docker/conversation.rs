@@ -158,6 +158,8 @@ async fn ipam_of_a_new_network_becomes_the_networks() {
     let cluster = FakeCluster::new();
     let served = serve(&cluster);
     let ask = json!({"AddressSpace": "weft-local", "Pool": "10.9.0.0/24", "SubPool": "10.9.0.128/25"});
+    // A dockerd that was killed has asked for the same before.
+    let forgotten = ok(&served, "IpamDriver.RequestPool", ask.clone()).await;
     let pool = ok(&served, "IpamDriver.RequestPool", ask).await;
     let gateway = json!({"PoolID": pool["PoolID"], "Address": "",
         "Options": {"RequestAddressType": "com.docker.network.gateway"}});
@@ -168,7 +170,9 @@ async fn ipam_of_a_new_network_becomes_the_networks() {
 
     let network = cluster.bound("e1").unwrap();
     assert_eq!(network.subnets[0].range, Some("10.9.0.128/25".parse().unwrap()));
-    assert_eq!(cluster.pool(pool["PoolID"].as_str().unwrap()).unwrap().network, Some(network.id.clone()));
+    for pool in [&forgotten, &pool] {
+        assert_eq!(cluster.pool(pool["PoolID"].as_str().unwrap()).unwrap().network, Some(network.id.clone()));
+    }
     let ask = json!({"PoolID": pool["PoolID"], "Address": "", "Options": null});
     ok(&served, "IpamDriver.RequestAddress", ask).await;
     assert_eq!(cluster.read(|s| s.addresses[&network.id].len()), 1, "the network's own claims from now on");

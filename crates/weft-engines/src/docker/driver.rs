@@ -32,7 +32,9 @@ impl<C: Cluster> Plugin<C> {
                 let mut pools = Vec::new();
                 if !spec.engine_addresses {
                     for subnet in &mut spec.subnets {
-                        if let Some((id, pool)) = self.cluster.unused_pool(subnet.net) {
+                        // The call does not tell which pool it is; any that dockerd may mean has to stand for the
+                        // network. What the last one says holds: the others are of a dockerd that was killed.
+                        for (id, pool) in self.cluster.unused_pools(subnet.net) {
                             subnet.range = pool.subnet.range;
                             pools.push(id);
                         }

@@ -116,10 +116,10 @@ impl Cluster for FakeCluster {
     fn pool(&self, pool: &str) -> Option<Pool> {
         self.read(|s| s.pools.get(pool).cloned())
     }
-    fn unused_pool(&self, net: IpNet) -> Option<(String, Pool)> {
+    fn unused_pools(&self, net: IpNet) -> Vec<(String, Pool)> {
         self.read(|s| {
-            let mut unused = s.pools.iter().filter(|(_, p)| p.network.is_none() && p.subnet.net == net);
-            unused.next().map(|(id, p)| (id.clone(), p.clone()))
+            let unused = s.pools.iter().filter(|(_, p)| p.network.is_none() && p.subnet.net == net);
+            unused.map(|(id, p)| (id.clone(), p.clone())).collect()
         })
     }
 

@@ -1,0 +1,158 @@
+//! dockerd and weft are killed at each call that one makes to the other, and nothing is left over.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use serde_json::Value;
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
+use weft_e2e::{
+    Pair, eventually,
+    gate::{Gate, Moment},
+    has_network, seen,
+};
+use weft_lab::{Engine, EngineVersion, figures, short_or_long};
+
+/// Longer than weft takes to find what a killed engine left, and Docker to repeat a call.
+const CATCH_UP: Duration = Duration::from_mins(1);
+/// An operation makes at most so many calls that change something.
+const CALLS: usize = 4;
+
+/// Who is killed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Victim {
+    Engine,
+    Weft,
+}
+
+/// Something that an operator asks of Docker, and how to see whether it is done.
+struct Operation {
+    arguments: &'static [&'static str],
+    done: fn(&Engine) -> Result<(), String>,
+}
+
+/// A life of a network and of a container, with every kind of call in it.
+const LIFE: [Operation; 9] = [
+    Operation {
+        arguments: &[
+            "network",
+            "create",
+            "--driver=weft",
+            "--ipam-driver=weft",
+            "--subnet=10.71.0.0/24",
+            "one",
+        ],
+        done: |engine| has_network(engine, "one"),
+    },
+    Operation {
+        arguments: &["create", "--name=box", "--net=one", "box", "sleep", "3600"],
+        done: |engine| engine.inspect("container", "box").map(drop).map_err(|e| e.to_string()),
+    },
+    Operation {
+        arguments: &["start", "box"],
+        done: |engine| state(engine, |box_| box_["State"]["Running"] == true),
+    },
+    Operation {
+        arguments: &["network", "connect", "other", "box"],
+        done: |engine| state(engine, |box_| !box_["NetworkSettings"]["Networks"]["other"].is_null()),
+    },
+    Operation {
+        arguments: &["network", "disconnect", "other", "box"],
+        done: |engine| state(engine, |box_| box_["NetworkSettings"]["Networks"]["other"].is_null()),
+    },
+    Operation {
+        arguments: &["stop", "-t", "0", "box"],
+        done: |engine| state(engine, |box_| box_["State"]["Running"] == false),
+    },
+    Operation {
+        arguments: &["start", "box"],
+        done: |engine| state(engine, |box_| box_["State"]["Running"] == true),
+    },
+    Operation {
+        arguments: &["rm", "-f", "box"],
+        done: |engine| {
+            let all = engine.docker(&["ps", "-aq"]).map_err(|e| e.to_string())?;
+            seen(all.is_empty(), all)
+        },
+    },
+    Operation {
+        arguments: &["network", "rm", "one"],
+        done: |engine| weft_e2e::has_no_network(engine, "one"),
+    },
+];
+
+fn state(engine: &Engine, is: impl Fn(&Value) -> bool) -> Result<(), String> {
+    let told = engine.inspect("container", "box").map_err(|e| e.to_string())?;
+    seen(is(&told), (&told["State"], &told["NetworkSettings"]["Networks"]))
+}
+
+/// Goes through [`LIFE`], with a kill at the call of each operation that comes after `skip` others. Returns the
+/// calls at which there was one.
+fn live(pair: &mut Pair, gate: &Gate, victim: Victim, skip: usize, moment: Moment) -> Vec<String> {
+    let mut struck = Vec::new();
+    pair.network("other", &["--ipam-driver=weft", "--subnet=10.72.0.0/24"]);
+    for Operation { arguments, done } in LIFE {
+        let what = format!("`docker {}`", arguments.join(" "));
+        let process = match victim {
+            Victim::Engine => pair.b().process(),
+            Victim::Weft => pair.weft_b().process(),
+        };
+        gate.arm(skip, moment, process.unwrap());
+        let mut command = pair.b().command(arguments);
+        let mut docker =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut ended = false;
+        eventually(&what, CATCH_UP, || {
+            ended = docker.try_wait().unwrap().is_some();
+            seen(ended || gate.has_struck(), "it goes on")
+        });
+        if gate.has_struck() {
+            match victim {
+                Victim::Engine => pair.engine_mut("h2").unwrap().start().unwrap(),
+                Victim::Weft => pair.daemon_mut("h2").unwrap().start().unwrap(),
+            }
+        }
+        docker.wait().unwrap();
+        if let Some(call) = gate.disarm() {
+            eprintln!("{what}: killed at {call}");
+            struck.push(call);
+        }
+        eventually(&what, CATCH_UP, || {
+            let Err(not_yet) = done(pair.b()) else { return Ok(()) };
+            let refused = pair.b().docker(arguments).err().map(|e| e.to_string());
+            done(pair.b()).map_err(|still| format!("{not_yet}; {refused:?}; {still}"))
+        });
+    }
+    pair.a().docker(&["network", "rm", "other"]).unwrap();
+    eventually("nothing to be left on either host", CATCH_UP, || {
+        let left = pair.weft_a().json(&["gc", "--dry-run"]).unwrap();
+        seen(left.as_array().unwrap().is_empty() && pair.endpoints_of("h2").is_empty(), left)
+    });
+    pair.assert_nothing_left();
+    struck
+}
+
+fn killed_at_each_call(version: EngineVersion) {
+    let Some(mut pair) = Pair::up("dokill", version) else { return };
+    let gate = Gate::open(&mut pair, "h2");
+    for (victim, name) in [(Victim::Engine, "dockerd"), (Victim::Weft, "weft")] {
+        let mut struck = Vec::new();
+        for skip in 0..CALLS {
+            for moment in [Moment::Before, Moment::After] {
+                // In short: at one call of each operation, when it is done and not answered.
+                if short_or_long(skip == 1 && moment == Moment::After, true) {
+                    struck.extend(live(&mut pair, &gate, victim, skip, moment));
+                }
+            }
+        }
+        let kinds: BTreeSet<&str> = struck.iter().filter_map(|call| call.rsplit('.').next()).collect();
+        assert!(struck.len() >= short_or_long(6, 40), "{struck:?}");
+        let kinds = kinds.into_iter().collect::<Vec<_>>().join(", ");
+        figures(
+            &format!("{name} {version} killed at each call"),
+            &format!(
+                "{} kills at {kinds}: 0 records, endpoints, addresses, networks or devices left",
+                struck.len()
+            ),
+        );
+    }
+}
+
+weft_e2e::with_both_engines!(killed_at_each_call);
