@@ -56,6 +56,8 @@ async fn the_plugin_introduces_itself() {
     }
     let (status, _) = call(&served.socket, "NetworkDriver.SomethingNew", &json!({})).await;
     assert_eq!(status, 404, "dockerd takes it as not implemented");
+    let message = refused(&served, "NetworkDriver.Join", Value::Null).await;
+    assert!(message.contains("without its content") && message.contains("try again"), "{message}");
     let message = refused(&served, "NetworkDriver.Join", json!([1])).await;
     assert!(message.contains("NetworkDriver.Join"), "{message}");
 }

@@ -74,7 +74,7 @@ impl<C: Cluster> Plugin<C> {
         if self.calls().is_copying(&network.id) {
             return Ok(());
         }
-        match self.cluster.remove_network(&network.id).await {
+        match self.remove_with_forgotten(&network).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 // dockerd forgets its copy whatever is answered here, and tells the operator it was removed.
@@ -87,6 +87,30 @@ impl<C: Cluster> Plugin<C> {
                 Err(error.into())
             }
         }
+    }
+
+    /// Removes a network, and first what dockerd has forgotten of its own on it: it refuses to remove a network on which
+    /// it knows of an endpoint, so those that are left are of a dockerd that was killed.
+    async fn remove_with_forgotten(&self, network: &Network) -> Result<(), AgentError> {
+        for forgotten in self.own_endpoints(&network.id, |_| true) {
+            tracing::info!(
+                network = network.display_name(),
+                endpoint = forgotten.short(),
+                "removing an endpoint that Docker has forgotten: it removes the network"
+            );
+            self.cluster.remove_endpoint(&network.id, &forgotten).await?;
+        }
+        self.cluster.remove_network(&network.id).await
+    }
+
+    /// The endpoints that this engine has made on a network, those that fit.
+    fn own_endpoints(&self, network: &NetworkId, fits: impl Fn(&Endpoint) -> bool) -> Vec<EndpointId> {
+        let node = self.cluster.node();
+        self.cluster.read(|s| {
+            let here = s.endpoints.get(network).into_iter().flat_map(BTreeMap::values);
+            let ours = here.filter(|e| e.node == *node && e.engine == ENGINE && fits(e));
+            ours.map(|e| e.id.clone()).collect()
+        })
     }
 
     /// A container is about to join: its endpoint's record is written, its device made.
@@ -125,13 +149,8 @@ impl<C: Cluster> Plugin<C> {
         id: &EndpointId,
         addresses: &[std::net::IpAddr],
     ) -> Result<(), AgentError> {
-        let node = self.cluster.node();
-        let superseded = self.cluster.read(|s| {
-            let here = s.endpoints.get(&network.id).into_iter().flat_map(BTreeMap::values);
-            let here = here.filter(|e| e.node == *node && e.engine == ENGINE && e.id != *id);
-            let same = here.filter(|e| e.addresses().any(|a| addresses.contains(&a)));
-            same.map(|e| e.id.clone()).collect::<Vec<_>>()
-        });
+        let same = |e: &Endpoint| e.id != *id && e.addresses().any(|a| addresses.contains(&a));
+        let superseded = self.own_endpoints(&network.id, same);
         for old in superseded {
             tracing::info!(
                 network = network.display_name(),

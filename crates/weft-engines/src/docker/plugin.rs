@@ -133,6 +133,12 @@ pub(super) enum CallError {
         /// What is wrong.
         reason: String,
     },
+    /// A call without what it is about. dockerd makes one when it repeats a call whose connection broke.
+    #[error(
+        "Docker's call {0} came without its content, as when Docker repeats a call because its connection to weft \
+         broke (was weft started anew?): nothing was done, try again"
+    )]
+    Empty(String),
     /// An id that weft cannot keep.
     #[error("Docker's {what} is not one: {error}")]
     Id {

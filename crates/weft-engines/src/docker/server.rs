@@ -150,6 +150,9 @@ impl Body<'_> {
         self,
         verb: impl FnOnce(T) -> F,
     ) -> Result<R, CallError> {
+        if self.bytes.trim_ascii().is_empty() {
+            return Err(CallError::Empty(self.call.to_owned()));
+        }
         verb(self.read()?).await
     }
 }
