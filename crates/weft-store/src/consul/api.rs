@@ -29,8 +29,6 @@ pub enum Op {
     Lock(String, String),
     /// Removes the entry, if there is one.
     Delete(String),
-    /// Removes the entry; fails if it was modified since this index.
-    DeleteUnchanged(String, u64),
     /// Removes all entries whose keys begin so.
     DeleteTree(String),
 }
@@ -69,7 +67,6 @@ impl Serialize for Op {
             }
             Self::Lock(key, session) => Kv { session: Some(session), ..plain("lock", key) },
             Self::Delete(key) => plain("delete", key),
-            Self::DeleteUnchanged(key, index) => Kv { index: Some(*index), ..plain("delete-cas", key) },
             Self::DeleteTree(key) => plain("delete-tree", key),
         };
         Outer { kv }.serialize(serializer)

@@ -2,7 +2,8 @@
 //!
 //! Consul checks that a key is absent, or unchanged since an index, within the transaction that writes. It does
 //! not tell whether a removal removed anything; for a removal that no compare vouches for, the key is looked up
-//! first and the transaction requires that nothing has changed since.
+//! first and the transaction requires that nothing has changed since. (Consul's own `delete-cas` does not do that: it
+//! succeeds also when the key is gone, and a watch would tell the removal twice.)
 
 use super::{
     Core,
@@ -92,8 +93,8 @@ impl Core {
         let number = random()?;
         let mut ops: Vec<Op> = txn.compares.iter().map(|compare| self.check(compare, segments)).collect();
         ops.extend(leases(txn).into_iter().map(|lease| Op::Get(self.layout.lease(lease))));
-        let unsure = self.unsure(txn).await?;
-        let (mut writes, mut changes) = (Vec::new(), Vec::new());
+        let (unsure, head) = self.unsure(txn).await?;
+        let (mut vouchers, mut writes, mut changes) = (Vec::new(), Vec::new(), Vec::new());
         for write in &txn.writes {
             let (key, whole) = (write.key(), self.layout.record(write.key()));
             match write {
@@ -104,7 +105,10 @@ impl Core {
                 }
                 Write::Delete { .. } => {
                     match unsure.get(&whole) {
-                        Some(Some(index)) => writes.push(Op::DeleteUnchanged(whole, *index)),
+                        Some(Some(index)) => {
+                            vouchers.push(Op::Unchanged(whole.clone(), *index));
+                            writes.push(Op::Delete(whole));
+                        }
                         Some(None) => {
                             ops.push(Op::Absent(whole));
                             continue;
@@ -117,6 +121,13 @@ impl Core {
                     changes.push(Change { key: key.to_owned(), value: None });
                 }
             }
+        }
+        match head {
+            // Too many to vouch for each: then nothing at all may have changed.
+            Some(head) if ops.len() + vouchers.len() + writes.len() > CALLERS_OPS => {
+                ops.push(Op::Unchanged(self.layout.head(), head.index));
+            }
+            _ => ops.extend(vouchers),
         }
         ops.extend(writes);
         Ok(Work { ops, changes, number })
@@ -132,8 +143,8 @@ impl Core {
         }
     }
 
-    /// The keys to remove that no compare speaks of, each with the index of its entry, if it has one.
-    async fn unsure(&self, txn: &Txn) -> Result<BTreeMap<String, Option<u64>>, StoreError> {
+    /// The keys to remove that no compare speaks of, each with the index of its entry, if it has one; and the head then.
+    async fn unsure(&self, txn: &Txn) -> Result<(BTreeMap<String, Option<u64>>, Option<Head>), StoreError> {
         let compared: BTreeSet<&str> = txn.compares.iter().map(Compare::key).collect();
         let keys: Vec<String> = txn
             .writes
@@ -142,13 +153,11 @@ impl Core {
             .map(|write| self.layout.record(write.key()))
             .collect();
         if keys.is_empty() {
-            return Ok(BTreeMap::new());
+            return Ok((BTreeMap::new(), None));
         }
         let seen = self.see(&keys).await?;
-        Ok(keys
-            .into_iter()
-            .map(|key| (key.clone(), seen.entries.get(&key).map(|e| e.modify_index)))
-            .collect())
+        let index = |key: &String| seen.entries.get(key).map(|entry| entry.modify_index);
+        Ok((keys.iter().map(|key| (key.clone(), index(key))).collect(), seen.head))
     }
 
     /// The compared records, if they refuse the transaction; [`StoreError::LeaseLost`] if a lease does.
@@ -187,23 +196,33 @@ impl Core {
     /// The entries at these keys, and the store's revision in the same moment.
     pub async fn see(&self, keys: &[String]) -> Result<Seen, StoreError> {
         let head = self.layout.head();
-        let mut wanted: Vec<&String> = keys.iter().collect::<BTreeSet<_>>().into_iter().collect();
+        // Each key, and whether it is thought to have an entry.
+        let mut wanted: BTreeMap<&String, bool> = keys.iter().map(|key| (key, true)).collect();
+        let deadline = Instant::now() + self.client.timeout();
         loop {
+            if Instant::now() >= deadline {
+                let reason = "its records come and go faster than they can be read";
+                return Err(self.client.broken(reason.to_owned()));
+            }
             let mut ops = vec![Op::Tree(head.clone())];
-            ops.extend(wanted.iter().map(|key| Op::Get((*key).clone())));
+            ops.extend(wanted.iter().map(|(key, there)| {
+                if *there { Op::Get((*key).clone()) } else { Op::Absent((*key).clone()) }
+            }));
             match self.client.look(&ops).await? {
                 Applied::Done(found) => {
                     let seen = self.seen(found).await?;
-                    if seen.entries.len() < wanted.len() {
+                    if seen.entries.len() < wanted.values().filter(|there| **there).count() {
                         return Err(self.client.denied("the ACL token may not read all records".to_owned()));
                     }
                     return Ok(seen);
                 }
-                // Keys without an entry fail all of it: ask again without them.
+                // A key without an entry fails all of it. It is asked again that there is none, or what is found would be
+                // of two moments.
                 Applied::Failed(failures) => {
-                    let missing: BTreeSet<usize> = self.places(&failures)?.into_iter().collect();
-                    let mut at = 0..;
-                    wanted.retain(|_| at.next().is_none_or(|at| !missing.contains(&at)));
+                    let wrong: BTreeSet<usize> = self.places(&failures)?.into_iter().collect();
+                    for (at, there) in wanted.values_mut().enumerate() {
+                        *there ^= wrong.contains(&at);
+                    }
                 }
             }
         }

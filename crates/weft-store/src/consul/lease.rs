@@ -24,7 +24,7 @@ const SHORTEST: Duration = Duration::from_secs(10);
 /// The longest: Consul's own limit.
 const LONGEST: Duration = Duration::from_hours(24);
 /// Records removed in one transaction when their lease has ended.
-const AT_ONCE: usize = 24;
+const AT_ONCE: usize = 16;
 /// Clients wait up to this long before they remove a dead lease's records, each at random: one is enough.
 const SPREAD: Duration = Duration::from_millis(200);
 
@@ -101,7 +101,9 @@ impl Core {
                 // It may have been written again since, with another lease or without.
                 let still = seen.entries.get(&whole).filter(|entry| lease_in(entry.flags) == Some(lease));
                 if let Some(entry) = still {
-                    work.ops.push(Op::DeleteUnchanged(whole, entry.modify_index));
+                    // Another daemon may be at it too, and must not tell the removal a second time.
+                    work.ops.push(Op::Unchanged(whole.clone(), entry.modify_index));
+                    work.ops.push(Op::Delete(whole));
                     work.changes.push(Change { key: key.to_owned(), value: None });
                 }
             }
