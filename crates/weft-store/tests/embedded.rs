@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod conformance;
+#[path = "conformance/linear_tests.rs"]
+mod linear_tests;
 
 use async_trait::async_trait;
 use conformance::{Subject, done};

@@ -4,13 +4,16 @@
 #![allow(dead_code, reason = "the embedded store has no server apart, and etcd has its own way to forget")]
 
 mod follow;
+mod history;
 mod keep;
 mod lease;
+pub mod linear;
 mod read;
 mod txn;
 mod watch;
 
 pub use follow::*;
+pub use history::*;
 pub use keep::*;
 pub use lease::*;
 pub use read::*;
@@ -63,6 +66,7 @@ macro_rules! conformance {
             requests_beyond_the_limits_are_invalid,
             concurrent_counters_lose_no_update,
             of_many_who_create_one_wins,
+            concurrent_transactions_are_linearizable,
             a_watch_reports_every_change_once_and_in_order,
             a_watch_goes_back_to_an_old_revision,
             a_watch_reports_a_transaction_as_one_batch,
@@ -105,6 +109,7 @@ macro_rules! conformance_of_servers {
             a_follower_resumes_after_a_server_restart,
             a_follower_lists_again_after_compaction,
             a_keeper_outlives_a_server_restart,
+            concurrent_transactions_are_linearizable_over_a_server_restart,
         }
     };
 }
