@@ -184,13 +184,15 @@ fn first_gap(taken: impl Iterator<Item = u128>, last: u128, free: impl Fn(u128) 
 /// The first and last address of the subnet's range that an endpoint could have, if there is any.
 fn hosts(subnet: &Subnet) -> Option<(IpAddr, IpAddr)> {
     let (net, window) = (subnet.net, subnet.range.unwrap_or(subnet.net));
-    let (mut low, mut high) = (number(window.network()), number(window.broadcast()));
+    // Whoever writes the record may name any range: of what lies elsewhere nothing is chosen.
+    if net.addr().is_ipv4() != window.addr().is_ipv4() {
+        return None;
+    }
     // Left out: the network's own address (in IPv6 the subnet-router anycast address, RFC 4291, 2.6.1) and the
     // IPv4 broadcast address.
-    low = low.max(number(net.network()).checked_add(1)?);
-    if net.addr().is_ipv4() {
-        high = high.min(number(net.broadcast()).checked_sub(1)?);
-    }
+    let last = number(net.broadcast()).checked_sub(u128::from(net.addr().is_ipv4()))?;
+    let low = number(window.network()).max(number(net.network()).checked_add(1)?);
+    let high = number(window.broadcast()).min(last);
     (low <= high).then(|| (like(net.addr(), low), like(net.addr(), high)))
 }
 

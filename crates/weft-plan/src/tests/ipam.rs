@@ -163,6 +163,25 @@ fn a_crowd_in_a_large_subnet_is_stepped_over() {
 }
 
 #[test]
+fn of_a_range_that_lies_elsewhere_nothing_is_chosen() {
+    for (net, range) in [
+        ("::/0", "10.0.0.0/8"),
+        ("fd00:9::/64", "fd00:8::/32"),
+        ("fd00:9::/64", "fd00:a::/64"),
+        ("10.9.0.0/24", "::/0"),
+    ] {
+        let subnet = Subnet { range: Some(range.parse().unwrap()), ..subnet(net) };
+        for order in [Order::LowestFirst, Order::HighestFirst] {
+            let chosen = choose(&blue(subnet.clone()), &subnet, &Taken::new(), None, order);
+            assert!(
+                chosen.is_err() || subnet.net.contains(&chosen.clone().unwrap()),
+                "{range} of {net}: {chosen:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_refusal_names_what_is_in_the_way() {
     let mut pool = subnet("10.9.0.0/30");
     let network = blue(pool.clone());
