@@ -35,4 +35,4 @@ pub use endpoints::EndpointSpec;
 pub use error::AgentError;
 pub use networks::NetworkDetails;
 pub use options::{Advertise, AdvertiseError, AgentOptions, Datapath, DatapathError};
-pub use start::{LOCK_FILE, Running, start};
+pub use start::{LOCK_FILE, Running, start, start_over};

@@ -113,13 +113,7 @@ fn vteps(advertise: Option<&Advertise>, underlay: &Underlay) -> Result<Vec<IpAdd
 /// Keeps this node's record and lease in the store until `shutdown`; the record follows the host's addresses,
 /// MTU and routes.
 pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
-    let lease = LeaseKeeper::spawn(
-        Arc::clone(&inner.store),
-        schema::alive_key(&inner.node),
-        encode(&inner.epoch),
-        inner.options.lease_ttl,
-        shutdown.clone(),
-    );
+    let lease = lease(&inner);
     let mut underlay = watch_underlay()
         .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
         .ok();
@@ -146,6 +140,17 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         }
     }
     drop(lease);
+}
+
+/// Keeps the record that says that this node lives.
+pub(crate) fn lease(inner: &Inner) -> LeaseKeeper {
+    LeaseKeeper::spawn(
+        Arc::clone(&inner.store),
+        schema::alive_key(&inner.node),
+        encode(&inner.epoch),
+        inner.options.lease_ttl,
+        inner.shutdown.clone(),
+    )
 }
 
 async fn changed(underlay: Option<&UnderlayWatch>) -> Result<(), KernelError> {

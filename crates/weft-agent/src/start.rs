@@ -32,7 +32,7 @@ pub struct Running {
     agent: Agent,
     tasks: TaskTracker,
     cache: PathBuf,
-    _lock: StateLock,
+    _lock: Option<StateLock>,
 }
 
 impl Running {
@@ -73,39 +73,87 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
         requirements::check_udp_port(options.vxlan_port, *vtep, &options.overlay_netns)?;
     }
 
-    let shutdown = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let store = open_store(&options, &this, &tasks, &shutdown).await?;
-    let cache = options.state_dir.join("snapshot.json");
-    let kept = cache::load(&cache, &store.address());
-    let (last, connected) = meet_store(store.as_ref(), &node, kept.as_ref()).await?;
-    let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
-    if connected {
-        membership::write(store.as_ref(), &this).await?;
-    }
-
-    let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default()));
-    let outbox = options.state_dir.join("outbox.jsonl");
-    let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), node.clone())?);
-    tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
-    if connected {
-        first_listing(&view, outbox.as_ref(), &options).await?;
-    }
-
+    let known = Known::of(&options, store, this, tasks, shutdown).await?;
     let (kernel, datapath) = open_kernel(&options)?;
     tracing::info!(%datapath, "the data path is chosen");
-    let kernel = Carrier { kernel, datapath };
-    let agent = adopt(options, &this, outbox, view, kernel, &tasks, shutdown.clone()).await;
-    let inner = &agent.0;
-    let address = inner.store.address();
-    let kept = cache::Kept { path: cache.clone(), store: address, view: Arc::clone(&inner.view) };
-    tasks.spawn(kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
-    tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
-    tasks.spawn(reserve::keep(agent.clone(), shutdown.clone()));
-    tasks.spawn(leftovers::run(agent.clone(), shutdown.clone()));
+    let running = known.take_up(options, Carrier { kernel, datapath }, Some(lock)).await;
+    let inner = &running.agent.0;
+    let shutdown = inner.shutdown.clone();
+    running.tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
+    running.tasks.spawn(leftovers::run(running.agent.clone(), shutdown.clone()));
     let socket = inner.options.run_dir.join("weft.sock");
-    tasks.spawn(api::serve(api::bind(&socket)?, socket, agent.clone(), shutdown));
-    Ok(Running { agent, tasks, cache, _lock: lock })
+    running.tasks.spawn(api::serve(api::bind(&socket)?, socket, running.agent.clone(), shutdown));
+    Ok(running)
+}
+
+/// Starts the control plane of a host that is not this one, over a kernel and a store that are given: for simulations.
+/// What looks at this host is left out: its addresses, its namespaces, the API's socket.
+pub async fn start_over(
+    options: AgentOptions,
+    this: Node,
+    store: Arc<dyn Store>,
+    kernel: Arc<dyn Kernel>,
+) -> Result<Running, AgentError> {
+    make_dir(&options.state_dir)?;
+    let known = Known::of(&options, store, this, TaskTracker::new(), CancellationToken::new()).await?;
+    let running = known.take_up(options, Carrier { kernel, datapath: "given".to_owned() }, None).await;
+    let inner = Arc::clone(&running.agent.0);
+    running.tasks.spawn(async move {
+        let _lease = membership::lease(&inner);
+        inner.shutdown.cancelled().await;
+    });
+    Ok(running)
+}
+
+/// What a start knows of the cluster before it touches the kernel.
+struct Known {
+    this: Node,
+    view: Arc<View>,
+    outbox: Arc<Outbox>,
+    cache: PathBuf,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl Known {
+    /// Meets the store, and returns when its records are in the view.
+    async fn of(
+        options: &AgentOptions,
+        store: Arc<dyn Store>,
+        this: Node,
+        tasks: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Result<Self, AgentError> {
+        let cache = options.state_dir.join("snapshot.json");
+        let kept = cache::load(&cache, &store.address());
+        let (last, connected) = meet_store(store.as_ref(), &this.id, kept.as_ref()).await?;
+        let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
+        if connected {
+            membership::write(store.as_ref(), &this).await?;
+        }
+        let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default()));
+        let outbox = options.state_dir.join("outbox.jsonl");
+        let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), this.id.clone())?);
+        tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
+        if connected {
+            first_listing(&view, outbox.as_ref(), options).await?;
+        }
+        Ok(Self { this, view, outbox, cache, tasks, shutdown })
+    }
+
+    /// Adopts what the kernel has, and starts what every host runs.
+    async fn take_up(self, options: AgentOptions, carrier: Carrier, lock: Option<StateLock>) -> Running {
+        let Self { this, view, outbox, cache, tasks, shutdown } = self;
+        let agent = adopt(options, &this, outbox, view, carrier, &tasks, shutdown.clone()).await;
+        let inner = &agent.0;
+        let address = inner.store.address();
+        let kept = cache::Kept { path: cache.clone(), store: address, view: Arc::clone(&inner.view) };
+        tasks.spawn(kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
+        tasks.spawn(reserve::keep(agent.clone(), shutdown));
+        Running { agent, tasks, cache, _lock: lock }
+    }
 }
 
 /// The kernel, and how it carries frames, in the words of `weft status`.

@@ -1,0 +1,100 @@
+//! One simulated host.
+
+use crate::{Arrivals, Calls, Counted, FakeKernel, Shape};
+use anyhow::{Context, Result};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+use weft_agent::{AgentOptions, Datapath, Running};
+use weft_kernel::Kernel;
+use weft_model::Snapshot;
+use weft_plan::{HostState, plan};
+use weft_store::{JoinToken, OpenOptions, Store, StoreOptions, StoreUrl, open};
+
+/// How a call to the store may take, on a machine that plays a thousand hosts.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// How hosts reach the store.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Where it is.
+    pub url: StoreUrl,
+    /// For the embedded store of a daemon.
+    pub token: Option<JoinToken>,
+    /// Below it each host has its state directory.
+    pub dir: PathBuf,
+}
+
+impl Door {
+    /// Opens the store, on a connection of its own.
+    pub async fn open(&self) -> Result<Arc<dyn Store>> {
+        let options = OpenOptions {
+            state_dir: self.dir.clone(),
+            join_token: self.token.clone(),
+            options: StoreOptions::default(),
+            timeout: PATIENCE,
+        };
+        Ok(open(&self.url, &options).await?.store)
+    }
+}
+
+/// A host: an agent over a fake kernel.
+pub struct Host {
+    number: usize,
+    kernel: Arc<FakeKernel>,
+    running: Running,
+}
+
+impl Host {
+    /// Starts host `number`; returns when its kernel holds what the store says at that time.
+    pub async fn start(number: usize, door: &Door, arrivals: &Arc<Arrivals>, calls: &Arc<Calls>) -> Result<Self> {
+        let node = Shape::node(number)?;
+        let state_dir = door.dir.join(&node.name);
+        let options = AgentOptions {
+            cluster_store: door.url.clone(),
+            store_options: StoreOptions::default(),
+            advertise: None,
+            join_token: None,
+            node_name: node.name.clone(),
+            run_dir: state_dir.clone(),
+            state_dir,
+            overlay_netns: node.name.clone(),
+            datapath: Datapath::Auto,
+            vxlan_port: node.vxlan_port,
+            vni_range: "4096-16777215".parse().context("a range of VNIs")?,
+            reconcile_interval: Duration::from_secs(10),
+            lease_ttl: Duration::from_mins(1),
+            store_timeout: PATIENCE,
+        };
+        let kernel = Arc::new(FakeKernel::new(Arc::clone(arrivals)));
+        let store = Arc::new(Counted::new(door.open().await?, Arc::clone(calls)));
+        let running =
+            weft_agent::start_over(options, node, store, Arc::clone(&kernel) as Arc<dyn Kernel>).await?;
+        Ok(Self { number, kernel, running })
+    }
+
+    /// Its number.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Its kernel.
+    pub fn kernel(&self) -> &FakeKernel {
+        &self.kernel
+    }
+
+    /// Its agent.
+    pub fn agent(&self) -> &weft_agent::Agent {
+        self.running.agent()
+    }
+
+    /// What its kernel should hold by these records: from nothing, the oracle of the planner.
+    pub fn wanted(&self, records: &Snapshot) -> HostState {
+        let state = plan(records, self.agent().node());
+        let observed = |(key, object)| (key, weft_plan::model_kernel::as_observed(&object));
+        state.into_iter().map(observed).collect()
+    }
+
+    /// Ends it.
+    pub async fn stop(self) -> Result<()> {
+        Ok(self.running.stop().await?)
+    }
+}

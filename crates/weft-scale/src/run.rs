@@ -1,0 +1,225 @@
+//! One run: the hosts start, rest, see single changes, see a storm.
+
+use crate::{
+    Arrivals, Calls, Door, Host, Phase, Process, Report, Shape, Spread, Storm,
+    counted::Counts,
+    process::{Glimpse, wire_bytes},
+};
+use anyhow::{Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use weft_model::{Snapshot, schema};
+use weft_store::Store;
+
+/// Hosts that start at the same time; more would only wait for a core.
+const STARTERS: usize = 1024;
+/// Looks for the end of something that takes seconds.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// The cluster. Its networks and endpoints are in the store already.
+    pub shape: Shape,
+    /// The store.
+    pub door: Door,
+    /// How long to look at rest.
+    pub rest: Duration,
+    /// How many changes one by one.
+    pub single: usize,
+    /// Changes a second in the storm.
+    pub rate: u32,
+    /// How long the storm lasts.
+    pub storm: Duration,
+    /// How long the hosts may take for anything.
+    pub patience: Duration,
+    /// Processes to watch, by name.
+    pub watch: Vec<(String, Process)>,
+    /// The device that the simulated hosts reach the store by.
+    pub device: String,
+}
+
+/// Runs it, and stops the hosts. Fails when a host's kernel does not become what the records say.
+pub async fn measure(run: &Run) -> Result<Report> {
+    let arrivals = Arc::new(Arrivals::default());
+    let calls = Arc::new(Calls::default());
+    let memory = Process::this().rss_mib()?;
+    let observed = Watching { run, arrivals: &arrivals, calls: &calls };
+
+    let look = observed.begin()?;
+    let begun = Instant::now();
+    let hosts: Vec<Host> = stream::iter(0..run.shape.hosts)
+        .map(|number| Host::start(number, &run.door, &arrivals, &calls))
+        .buffer_unordered(STARTERS)
+        .try_collect()
+        .await?;
+    let store = run.door.open().await?;
+    let records = records(store.as_ref()).await?;
+    let wanted: Vec<usize> = hosts.iter().map(|host| host.wanted(&records).len()).collect();
+    until(run.patience, "convergence", || {
+        let lagging = hosts.iter().zip(&wanted).filter(|(host, wanted)| host.kernel().len() != **wanted);
+        lagging.count()
+    })
+    .await?;
+    let convergence_s = begun.elapsed().as_secs_f64();
+    let start = look.end()?;
+    tracing::info!(convergence_s, "converged");
+
+    settle(&calls).await;
+    let rss = Process::this().rss_mib()? - memory;
+    let look = observed.begin()?;
+    tokio::time::sleep(run.rest).await;
+    let rest = look.end()?;
+    tracing::info!("rested");
+
+    let storms: Vec<Arc<dyn Store>> =
+        stream::iter(0..4).then(|_| run.door.open()).try_collect().await?;
+    let look = observed.begin()?;
+    // Slow enough for each to be alone.
+    let single = Storm { shape: run.shape, rate: 20, lasts: Duration::from_millis(50) * u32::try_from(run.single)? };
+    blow(run, &single, &storms, &arrivals).await?;
+    let single = look.end()?;
+    tracing::info!(p99 = single.reach.p99_ms, "single changes");
+
+    let look = observed.begin()?;
+    let storm = Storm { shape: run.shape, rate: run.rate, lasts: run.storm };
+    let (took, storm_lag_s) = blow(run, &storm, &storms, &arrivals).await?;
+    let storm_rate = storm.changes() as f64 / took.as_secs_f64();
+    let storm = look.end()?;
+    tracing::info!(p99 = storm.reach.p99_ms, storm_rate, storm_lag_s, "storm");
+
+    check(&hosts, store.as_ref(), run.patience).await?;
+    let count = run.shape.hosts as f64;
+    let objects = hosts.iter().map(|host| host.kernel().len()).sum::<usize>() as f64;
+    let report = Report {
+        shape: run.shape,
+        store: run.door.url.to_string(),
+        convergence_s,
+        start,
+        rest,
+        single,
+        storm,
+        storm_rate,
+        storm_lag_s,
+        rss_mib_per_host: rss / count,
+        objects_per_host: objects / count,
+    };
+    stream::iter(hosts).for_each_concurrent(None, |host| async move {
+        if let Err(error) = host.stop().await {
+            tracing::warn!(%error, "a host does not end well");
+        }
+    }).await;
+    Ok(report)
+}
+
+/// Every kernel holds exactly what the planner's oracle makes of the records.
+async fn check(hosts: &[Host], store: &dyn Store, patience: Duration) -> Result<()> {
+    let records = records(store).await?;
+    // As many as can be compared in seconds: all of a small cluster.
+    let some: Vec<&Host> = hosts.iter().step_by(hosts.len().div_ceil(100)).collect();
+    until(patience, "kernels as the records say", || {
+        some.iter().filter(|host| host.kernel().state() != host.wanted(&records)).count()
+    })
+    .await
+}
+
+async fn records(store: &dyn Store) -> Result<Snapshot> {
+    let listing = store.list(schema::ROOT).await?;
+    let records = listing.records.into_iter().map(|r| (r.key, r.value));
+    let (snapshot, bad) = Snapshot::from_records(listing.revision, records);
+    if let Some(bad) = bad.first() {
+        bail!("{bad}");
+    }
+    Ok(snapshot)
+}
+
+/// Makes the changes and waits until they have arrived everywhere. The time of the writes, and the rest in seconds.
+async fn blow(
+    run: &Run,
+    storm: &Storm,
+    stores: &[Arc<dyn Store>],
+    arrivals: &Arrivals,
+) -> Result<(Duration, f64)> {
+    let took = storm.blow(stores, arrivals).await?;
+    let written = Instant::now();
+    let wanted = storm.arrivals();
+    until(run.patience, "arrivals", || wanted.saturating_sub(arrivals.count())).await?;
+    Ok((took, written.elapsed().as_secs_f64()))
+}
+
+/// Waits until nothing is missing.
+async fn until(patience: Duration, what: &str, missing: impl Fn() -> usize) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let left = missing();
+        if left == 0 {
+            return Ok(());
+        }
+        if begun.elapsed() > patience {
+            bail!("{what}: {left} are missing after {} s", patience.as_secs());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Waits until the hosts have stopped writing: reserves are claimed after the start.
+async fn settle(calls: &Calls) {
+    let mut before = calls.counts();
+    loop {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let now = calls.counts();
+        if now.since(before).commit == 0 {
+            return;
+        }
+        before = now;
+    }
+}
+
+struct Watching<'a> {
+    run: &'a Run,
+    arrivals: &'a Arrivals,
+    calls: &'a Calls,
+}
+
+struct Look<'a> {
+    watching: &'a Watching<'a>,
+    begun: Instant,
+    calls: Counts,
+    bytes: u64,
+    processes: Vec<(String, Glimpse)>,
+}
+
+impl Watching<'_> {
+    fn begin(&self) -> Result<Look<'_>> {
+        let glimpse = |(name, process): &(String, Process)| Ok((name.clone(), process.glimpse()?));
+        let _before: Spread = self.arrivals.take();
+        Ok(Look {
+            watching: self,
+            begun: Instant::now(),
+            calls: self.calls.counts(),
+            bytes: wire_bytes(&self.run.device)?,
+            processes: self.run.watch.iter().map(glimpse).collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Look<'_> {
+    #[allow(clippy::cast_precision_loss)]
+    fn end(self) -> Result<Phase> {
+        let seconds = self.begun.elapsed().as_secs_f64();
+        let calls = self.watching.calls.counts().since(self.calls);
+        let bytes = wire_bytes(&self.watching.run.device)? - self.bytes;
+        let usage = |(name, glimpse): &(String, Glimpse)| Ok((name.clone(), glimpse.usage()?));
+        Ok(Phase {
+            seconds,
+            reach: self.watching.arrivals.take(),
+            calls,
+            requests_per_s: calls.sum() as f64 / seconds,
+            wire_bytes_per_s: bytes as f64 / seconds,
+            processes: self.processes.iter().map(usage).collect::<Result<_>>()?,
+        })
+    }
+}

@@ -1,0 +1,206 @@
+//! How large a cluster is, who is where in it, and its records.
+//!
+//! A host takes part in a few networks, as hosts do: host `h` in `parts` of them from `h * parts` on, round and round. The
+//! endpoints of a network are spread over its hosts. All identities follow from numbers, so that two processes can mean
+//! the same cluster.
+
+use anyhow::{Context, Result, bail};
+use futures::{StreamExt, TryStreamExt, stream};
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr};
+use weft_model::{
+    AddressClaim, ClaimKind, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Subnet, Vni,
+    encode, schema,
+};
+use weft_store::{Outcome, Store, Txn};
+
+/// Transactions under way at once while the records are written.
+const WRITERS: usize = 32;
+/// Endpoints in one transaction: two operations each, within every store's limits.
+const CHUNK: usize = 24;
+/// The VNI of network 0. The lab's own networks are below.
+const FIRST_VNI: u32 = 100_000;
+
+/// The size of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Shape {
+    /// Simulated hosts.
+    pub hosts: usize,
+    /// Endpoints, on all networks together.
+    pub endpoints: usize,
+    /// Networks.
+    pub networks: usize,
+    /// Networks that each host takes part in.
+    pub parts: usize,
+}
+
+impl Shape {
+    /// Fails where the numbers do not fit together.
+    pub fn check(&self) -> Result<()> {
+        let Self { hosts, endpoints, networks, parts } = *self;
+        if hosts == 0 || networks == 0 || parts == 0 || parts > networks {
+            bail!("a cluster has hosts, networks, and hosts in some of them");
+        }
+        if hosts * parts < networks {
+            bail!("{networks} networks need more hosts than {hosts} in {parts} each");
+        }
+        if endpoints / networks > 40_000 || hosts > 60_000 {
+            bail!("too large: at most 40,000 endpoints on a network and 60,000 hosts");
+        }
+        Ok(())
+    }
+
+    /// The numbers of the networks that host `host` takes part in.
+    pub fn networks_of(&self, host: usize) -> impl Iterator<Item = usize> + use<> {
+        let Self { networks, parts, .. } = *self;
+        (0..parts).map(move |part| (host * parts + part) % networks)
+    }
+
+    /// The numbers of the hosts that take part in network `network`.
+    pub fn hosts_of(&self, network: usize) -> Vec<usize> {
+        (0..self.hosts).filter(|host| self.networks_of(*host).any(|n| n == network)).collect()
+    }
+
+    /// The id of a host.
+    pub fn node_id(host: usize) -> Result<NodeId> {
+        format!("{host:064x}").parse().context("a node id")
+    }
+
+    /// The record of a host.
+    pub fn node(host: usize) -> Result<Node> {
+        Ok(Node {
+            id: Self::node_id(host)?,
+            name: format!("sim{host}"),
+            vteps: vec![IpAddr::V4(Ipv4Addr::from(0xc612_0000 + u32::try_from(host)? + 1))],
+            vxlan_port: 4789,
+            underlay_mtu: Mtu::new(1500)?,
+            advertise: None,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: 1,
+            started: 0,
+            routes: vec![],
+        })
+    }
+
+    /// The record of a network.
+    pub fn network(network: usize) -> Result<Network> {
+        let net: IpNet = format!("10.{}.0.0/16", network % 250).parse()?;
+        Ok(Network {
+            id: Self::network_id(network)?,
+            name: Some(format!("net{network}").parse()?),
+            vni: Vni::new(FIRST_VNI + u32::try_from(network)?)?,
+            subnets: vec![Subnet::new(net)],
+            mtu: None,
+            internal: false,
+            labels: std::collections::BTreeMap::new(),
+            options: std::collections::BTreeMap::new(),
+            address_driver: weft_model::AddressDriver::Weft,
+            created_by: Self::node_id(0)?,
+            created: 0,
+        })
+    }
+
+    /// The id of a network.
+    pub fn network_id(network: usize) -> Result<NetworkId> {
+        format!("{network:064x}").parse().context("a network id")
+    }
+
+    /// Endpoint number `number` of a network, on host `host`. Number 0 has the third address of the subnet.
+    pub fn endpoint(network: usize, number: usize, host: usize) -> Result<Endpoint> {
+        let ip = Ipv4Addr::from((10 << 24) + (u32::try_from(network % 250)? << 16) + u32::try_from(number)? + 2);
+        let id: EndpointId = format!("{number:012x}{network:052x}").parse()?;
+        Ok(Endpoint {
+            network: Self::network_id(network)?,
+            node: Self::node_id(host)?,
+            engine: "docker".to_owned(),
+            container: Some(weft_model::Container {
+                id: format!("{number:032x}{network:032x}"),
+                name: format!("web-{network}-{number}"),
+            }),
+            sandbox: None,
+            mac: MacAddr::for_address(IpAddr::V4(ip)),
+            ipv4: Some(ipnet::Ipv4Net::new(ip, 16)?),
+            ipv6: None,
+            epoch: 1,
+            created: 0,
+            id,
+        })
+    }
+
+    /// All endpoints.
+    pub fn all_endpoints(&self) -> Result<Vec<Endpoint>> {
+        let hosts: Vec<_> = (0..self.networks).map(|network| self.hosts_of(network)).collect();
+        let one = |number: usize| {
+            let (network, of_network) = (number % self.networks, number / self.networks);
+            let on = &hosts[network];
+            let host = on.get(of_network % on.len().max(1)).context("a network without hosts")?;
+            Self::endpoint(network, of_network, *host)
+        };
+        (0..self.endpoints).map(one).collect()
+    }
+}
+
+/// What an endpoint is in the store: its record, and the claims of its addresses.
+pub(crate) fn records_of(endpoint: &Endpoint) -> Vec<(String, Vec<u8>)> {
+    let claim = AddressClaim {
+        kind: ClaimKind::Endpoint,
+        node: endpoint.node.clone(),
+        endpoint: Some(endpoint.id.clone()),
+        since: 0,
+    };
+    let claims = endpoint.addresses().map(|ip| (schema::address_key(&endpoint.network, ip), encode(&claim)));
+    claims.chain([(schema::key_of_endpoint(endpoint), encode(endpoint))]).collect()
+}
+
+/// Writes the networks and the endpoints of a cluster; its hosts write themselves.
+pub async fn populate(store: &dyn Store, shape: &Shape) -> Result<()> {
+    shape.check()?;
+    let mut records = Vec::new();
+    for number in 0..shape.networks {
+        let network = Shape::network(number)?;
+        records.extend(network.name.iter().map(|name| (schema::name_key(name), encode(&network.id))));
+        records.push((schema::vni_key(network.vni), encode(&network.id)));
+        records.push((schema::network_key(&network.id), encode(&network)));
+    }
+    write(store, &records).await?;
+    let endpoints = shape.all_endpoints()?;
+    let records: Vec<_> = endpoints.iter().flat_map(records_of).collect();
+    write(store, &records).await
+}
+
+async fn write(store: &dyn Store, records: &[(String, Vec<u8>)]) -> Result<()> {
+    let most = store.limits().operations.min(2 * CHUNK);
+    let chunks = stream::iter(records.chunks(most)).map(|chunk| async move {
+        let txn = chunk.iter().fold(Txn::new(), |txn, (key, value)| txn.put(key, value.clone()));
+        match store.commit(txn).await? {
+            Outcome::Committed(_) => anyhow::Ok(()),
+            Outcome::Refused(_) => bail!("a write without a condition was refused"),
+        }
+    });
+    chunks.buffer_unordered(WRITERS).try_collect::<Vec<()>>().await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_endpoint_is_on_a_host_that_takes_part_in_its_network() {
+        let shape = Shape { hosts: 7, endpoints: 60, networks: 6, parts: 2 };
+        shape.check().unwrap();
+        let endpoints = shape.all_endpoints().unwrap();
+        assert_eq!(endpoints.len(), 60);
+        for endpoint in endpoints {
+            let on = |host: usize| Shape::node_id(host).unwrap() == endpoint.node;
+            let host = (0..shape.hosts).find(|host| on(*host)).unwrap();
+            let network = |n: usize| Shape::network_id(n).unwrap() == endpoint.network;
+            assert!(shape.networks_of(host).any(network));
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_together_are_refused() {
+        assert!(Shape { hosts: 1, endpoints: 1, networks: 10, parts: 1 }.check().is_err());
+        assert!(Shape { hosts: 1, endpoints: 50_000, networks: 1, parts: 1 }.check().is_err());
+    }
+}
