@@ -116,6 +116,7 @@ fn newcomer(lab: &Fixture, change: impl FnOnce(&mut DaemonOptions)) -> Daemon {
         join_token_file: None,
         docker_socket: None,
         arguments: vec!["--store-timeout".to_owned(), "1".to_owned()],
+        environment: Vec::new(),
     };
     change(&mut options);
     Daemon::new(host, options)

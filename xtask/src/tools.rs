@@ -56,7 +56,7 @@ pub const VERIFIER: &str = "verifier";
 /// The runtime below both engines: Debian 13's wants a newer C library than Debian 12 has.
 const RUNTIME: (Suite, &[&str]) = (Suite::Bookworm, &["containerd", "runc", "tini"]);
 
-fn folders() -> [Folder; 6] {
+fn folders() -> [Folder; 7] {
     let engine = |version| format!("docker-{version}");
     [
         Folder {
@@ -83,6 +83,12 @@ fn folders() -> [Folder; 6] {
         Folder {
             name: "nginx".to_owned(),
             packages: &[(Suite::Bookworm, &["nginx", "libpcre2-8-0", "libssl3", "libcrypt1", "zlib1g"])],
+            complete: false,
+        },
+        Folder {
+            // A library that shows one program another wall clock.
+            name: "faketime".to_owned(),
+            packages: &[(Suite::Bookworm, &["libfaketime"])],
             complete: false,
         },
         Folder {

@@ -30,6 +30,9 @@ pub struct DaemonOptions {
     pub docker_socket: Option<PathBuf>,
     /// More arguments.
     pub arguments: Vec<String>,
+    /// Variables of its environment, beside this process's own.
+    #[serde(default)]
+    pub environment: Vec<(String, String)>,
 }
 
 /// A daemon, running or not.
@@ -80,6 +83,7 @@ impl Daemon {
             None => command.arg("--no-docker"),
         };
         command.args(&options.arguments);
+        command.envs(options.environment.iter().cloned());
         // A panic has to leave its evidence in the log.
         command.env("RUST_BACKTRACE", "1");
         command

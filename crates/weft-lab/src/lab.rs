@@ -202,6 +202,7 @@ impl Lab {
                     join_token_file: token_file.clone(),
                     docker_socket: self.engines.get(number).map(Engine::socket),
                     arguments: self.options.daemon_arguments.clone(),
+                    environment: Vec::new(),
                 },
             );
             // Noted before it has run: its overlay namespace is among what has to go.

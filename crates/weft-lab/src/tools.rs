@@ -88,6 +88,13 @@ impl Tools {
         present("etcdctl", self.dir.join("etcd/usr/bin/etcdctl"))
     }
 
+    /// The library that shows a program another wall clock (libfaketime, for programs with threads), if it is there.
+    pub fn faketime(&self) -> Result<PathBuf, LabError> {
+        let library = |dir: &String| Path::new(dir).join("faketime/libfaketimeMT.so.1");
+        let found = library_dirs(&self.dir.join("faketime")).iter().map(library).find(|path| path.is_file());
+        found.map_or_else(|| present("libfaketime", self.dir.join("faketime")), Ok)
+    }
+
     /// The root of nginx's unpacked packages, if they are there.
     pub fn nginx(&self) -> Result<PathBuf, LabError> {
         let root = self.dir.join("nginx");
