@@ -52,14 +52,22 @@ impl Pins {
 
     /// The files of a program's links; none when there is no folder.
     pub fn linked(&self, program: &str) -> Result<Vec<PathBuf>, KernelError> {
-        let folder = self.links(program);
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(failed(format!("list {}", folder.display()), &e)),
-        };
-        let paths = entries.map(|entry| entry.map(|entry| entry.path()));
-        paths.collect::<io::Result<_>>().map_err(|e| failed(format!("list {}", folder.display()), &e))
+        list(&self.links(program))
+    }
+
+    /// Makes the links of other layouts this one's own, where it has none at that device: what is attached there is then
+    /// replaced in place. Were it detached instead, frames on their way over the trunk would meet no program.
+    pub fn inherit_links(&self, program: &str) -> Result<(), KernelError> {
+        for layout in self.other_layouts()? {
+            for link in list(&layout.join("links").join(program))? {
+                let ours = self.links(program).join(link.file_name().unwrap_or_default());
+                if !ours.exists() {
+                    fs::rename(&link, &ours)
+                        .map_err(|e| failed(format!("move {} to {}", link.display(), ours.display()), &e))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes the folders, on a BPF filesystem that is mounted if it was not.
@@ -71,14 +79,13 @@ impl Pins {
 
     /// Removes the pins of other layouts than this one's.
     pub fn remove_other_layouts(&self) -> Result<(), KernelError> {
-        let doing = || format!("list {}", self.folder.display());
-        for entry in fs::read_dir(&self.folder).map_err(|e| failed(doing(), &e))? {
-            let path = entry.map_err(|e| failed(doing(), &e))?.path();
-            if !path.ends_with(LAYOUT) {
-                remove_folder(&path)?;
-            }
-        }
-        Ok(())
+        self.other_layouts()?.iter().try_for_each(|layout| remove_folder(layout))
+    }
+
+    fn other_layouts(&self) -> Result<Vec<PathBuf>, KernelError> {
+        let mut layouts = list(&self.folder)?;
+        layouts.retain(|layout| !layout.ends_with(LAYOUT));
+        Ok(layouts)
     }
 
     /// Removes every pin.
@@ -92,6 +99,17 @@ impl Pins {
             _ => Ok(()),
         }
     }
+}
+
+/// What is in a folder; nothing when there is none.
+fn list(folder: &Path) -> Result<Vec<PathBuf>, KernelError> {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(format!("list {}", folder.display()), &e)),
+    };
+    let paths = entries.map(|entry| entry.map(|entry| entry.path()));
+    paths.collect::<io::Result<_>>().map_err(|e| failed(format!("list {}", folder.display()), &e))
 }
 
 /// Makes a folder, unless it is there.

@@ -153,6 +153,7 @@ impl Programs {
         let mut loaded = [load(a)?, load(b)?, load(c)?, load(d)?];
         let maps = Maps::of(&mut loaded[0].object)?;
         for one in &mut loaded {
+            pins.inherit_links(one.program.name())?;
             for pin in pins.linked(one.program.name())? {
                 one.take_over(&pin)?;
             }
