@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 use weft_e2e::{
-    Pair, address, eventually, fetch, field, has_network, has_no_network, in_container, seen,
+    Pair, address, eventually, fetch, field, has_network, has_no_network, in_container, only_on, seen,
     with_both_engines,
 };
 use weft_lab::{Capture, EngineVersion, NGINX_PAGE, output};
@@ -27,6 +27,19 @@ const NET: &str = "my-multi-host-net";
 fn the_four_commands_work_as_they_are_written(version: EngineVersion) {
     // The first of the four, `weft daemon` on each host, is in here.
     let Some(pair) = Pair::up("four", version) else { return };
+    the_four_commands_work(&pair);
+}
+
+#[test]
+fn the_four_commands_work_on_consul() {
+    if !only_on("ebpf") {
+        return;
+    }
+    let Some(pair) = Pair::up_on_consul("fourcon", EngineVersion::V26_1) else { return };
+    the_four_commands_work(&pair);
+}
+
+fn the_four_commands_work(pair: &Pair) {
     let (a, b) = (pair.a(), pair.b());
     a.docker(&["network", "create", "--driver", "weft", NET]).unwrap();
     let took = eventually("the network on B", Duration::from_secs(5), || has_network(b, NET));

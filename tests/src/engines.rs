@@ -1,6 +1,6 @@
 //! Two real Docker engines on two hosts with a real etcd.
 
-use crate::{eventually, options_with_etcd, seen, weft_devices};
+use crate::{eventually, options_with_consul, options_with_etcd, seen, weft_devices};
 use serde_json::Value;
 use std::{
     ops::{Deref, DerefMut},
@@ -41,6 +41,21 @@ impl Pair {
         version: EngineVersion,
         change: impl FnOnce(&mut EngineOptions),
     ) -> Option<Self> {
+        Self::up_on(options_with_etcd(name)?, version, change)
+    }
+
+    /// The same on a Consul.
+    pub fn up_on_consul(name: &str, version: EngineVersion) -> Option<Self> {
+        Self::up_on(options_with_consul(name)?, version, |_| {})
+    }
+
+    /// The same in a lab of other options.
+    pub fn up_on(
+        options: LabOptions,
+        version: EngineVersion,
+        change: impl FnOnce(&mut EngineOptions),
+    ) -> Option<Self> {
+        let name = &options.name;
         let tools = Tools::from_env();
         if let Err(missing) = tools.dockerd(version).and_then(|_| tools.nginx()) {
             cannot_run(&format!("{name} with Docker {version}"), &missing);
@@ -48,7 +63,6 @@ impl Pair {
         }
         let mut engine = EngineOptions::new(&tools, version);
         change(&mut engine);
-        let options = options_with_etcd(name)?;
         let lab = crate::lab(LabOptions { containers: 0, engine: Some(engine), ..options })?;
         let pair = Self { lab };
         for daemon in &pair.lab.daemons {
@@ -95,11 +109,11 @@ impl Pair {
     /// Waits until the cluster holds no endpoint and no network, and no host a device for one.
     pub fn assert_nothing_left(&self) {
         eventually("an empty cluster", Duration::from_secs(10), || {
-            let keys = self.lab.etcd.as_ref().unwrap().keys("").unwrap();
+            let records = self.lab.records().unwrap();
             let of_networks =
                 ["/networks/", "/names/", "/vnis/", "/endpoints/", "/addresses/", "/pools/", "/bindings/"];
             let left: Vec<_> =
-                keys.iter().filter(|k| of_networks.iter().any(|kind| k.contains(kind))).collect();
+                records.iter().filter(|(key, _)| of_networks.iter().any(|kind| key.contains(kind))).collect();
             seen(left.is_empty(), left)
         });
         for (host, daemon) in self.lab.hosts.iter().zip(&self.lab.daemons) {

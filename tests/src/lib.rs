@@ -57,6 +57,16 @@ pub fn options_with_etcd(name: &str) -> Option<LabOptions> {
     Some(LabOptions { store: LabStore::Etcd(tools), ..options(name) })
 }
 
+/// The same on a real Consul, or `None` where there is none.
+pub fn options_with_consul(name: &str) -> Option<LabOptions> {
+    let tools = Tools::from_env();
+    if let Err(missing) = tools.consul() {
+        cannot_run(name, &missing);
+        return None;
+    }
+    Some(LabOptions { store: LabStore::Consul(tools), ..options(name) })
+}
+
 /// Whether a test whose result does not depend on the data path runs now: the suite is run once with each, and once is
 /// enough for it.
 pub fn only_on(datapath: &str) -> bool {

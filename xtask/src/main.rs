@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `cargo xtask demo` | a cluster of two hosts on this machine, looked at from all sides, then removed |
 //! | `cargo xtask test` | everything that is tested, from unit tests to two real Docker engines |
+//! | `cargo xtask soak` | the long form of every fault test, and the table of what was measured |
 //! | `cargo xtask lint` | formatting and clippy, as the tests ask for them |
 //! | `cargo xtask measure` | the figures that notes and documents quote |
 //! | `cargo xtask bench` | weft beside the bare wire and Docker's own networks; `--quick` in under 3 minutes |
@@ -16,6 +17,7 @@ mod demo;
 mod lint;
 mod machine;
 mod measure;
+mod soak;
 mod statistics;
 mod step;
 mod test;
@@ -39,6 +41,8 @@ enum Chore {
     Demo,
     /// Install what is missing and run all tests
     Test(test::Flags),
+    /// Run the long form of every fault test, and tell what was measured
+    Soak(soak::Flags),
     /// Check formatting, and clippy without a warning
     Lint,
     /// Measure what notes and documents quote
@@ -59,6 +63,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().chore {
         Chore::Demo => demo::run(),
         Chore::Test(flags) => test::run(&flags),
+        Chore::Soak(flags) => soak::run(&flags),
         Chore::Lint => lint::run(),
         Chore::Measure => measure::run(),
         Chore::Bench(flags) => bench::run(&flags),

@@ -7,11 +7,21 @@ use crate::{
 };
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use std::{
     env, fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread,
     time::{Duration, Instant},
 };
 use weft_lab::Tools;
@@ -32,9 +42,9 @@ const KERNEL: [&str; 2] = ["weft-kernel", "weft-lab"];
 const END_TO_END: &str = "weft-e2e";
 
 /// How a step went.
-struct Outcome {
+pub(crate) struct Outcome {
     step: String,
-    took: Duration,
+    pub(crate) took: Duration,
     passed: usize,
     ignored: usize,
     error: Option<String>,
@@ -106,7 +116,8 @@ fn steps(quick: bool) -> Vec<Step> {
     steps
 }
 
-fn environment(command: &mut Command, weft: &Path, cannot_run: &Path) {
+/// What the tests of any suite find in their environment.
+pub(crate) fn environment(command: &mut Command, weft: &Path, cannot_run: &Path) {
     let tools = Tools::from_env();
     command.env("WEFT_BIN", weft).env("WEFT_CANNOT_RUN", cannot_run).env("WEFT_TOOLS", tools.dir());
     if let Ok(etcd) = tools.etcd() {
@@ -119,9 +130,15 @@ fn environment(command: &mut Command, weft: &Path, cannot_run: &Path) {
 
 /// Runs a step: its output is shown as it comes, and its harnesses' results are counted.
 fn take(name: &str, command: &mut Command) -> Outcome {
+    take_for(name, command, None)
+}
+
+/// The same. When its time is up, the programs that the command has started are killed: `cargo test` calls that a
+/// failure and goes on to the next.
+pub(crate) fn take_for(name: &str, command: &mut Command, limit: Option<Duration>) -> Outcome {
     println!("\n=== {name}");
     let start = Instant::now();
-    match watch(command) {
+    match watch(command, limit) {
         Ok((passed, ignored)) => {
             Outcome { step: name.to_owned(), took: start.elapsed(), passed, ignored, error: None }
         }
@@ -129,8 +146,9 @@ fn take(name: &str, command: &mut Command) -> Outcome {
     }
 }
 
-fn watch(command: &mut Command) -> Result<(usize, usize)> {
+fn watch(command: &mut Command, limit: Option<Duration>) -> Result<(usize, usize)> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let alarm = limit.map(|limit| Alarm::set(child.id(), limit));
     let (mut passed, mut ignored, mut failed) = (0, 0, Vec::new());
     let output = child.stdout.take().context("no output")?;
     for line in BufReader::new(output).lines() {
@@ -147,10 +165,46 @@ fn watch(command: &mut Command) -> Result<(usize, usize)> {
     if status.success() {
         return Ok((passed, ignored));
     }
+    if alarm.is_some_and(|alarm| alarm.has_rung()) {
+        bail!("its time was up");
+    }
     if failed.is_empty() {
         bail!("{status}");
     }
     bail!("{passed} passed, {} failed:\n      {}", failed.len(), failed.join("\n      "))
+}
+
+/// Kills the children of a process when its time is up, unless it is dropped before.
+struct Alarm {
+    rung: Arc<AtomicBool>,
+    _ended: Sender<()>,
+}
+
+impl Alarm {
+    fn set(process: u32, limit: Duration) -> Self {
+        let (ended, end) = mpsc::channel::<()>();
+        let rung = Arc::new(AtomicBool::new(false));
+        let rings = Arc::clone(&rung);
+        thread::spawn(move || {
+            let mut wait = limit;
+            while end.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+                rings.store(true, Ordering::SeqCst);
+                // It may start others still.
+                wait = Duration::from_secs(1);
+                let children = fs::read_to_string(format!("/proc/{process}/task/{process}/children"));
+                for pid in children.unwrap_or_default().split_whitespace().filter_map(|pid| pid.parse().ok())
+                {
+                    // Gone by itself: as good.
+                    let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+        });
+        Self { rung, _ended: ended }
+    }
+
+    fn has_rung(&self) -> bool {
+        self.rung.load(Ordering::SeqCst)
+    }
 }
 
 /// The number before `word` in "ok. 3 passed; 0 failed; …".
@@ -166,7 +220,8 @@ impl Outcome {
     }
 }
 
-fn summary(outcomes: &[Outcome], cannot_run: &PathBuf) -> Result<()> {
+/// Prints how all steps went; fails if one did.
+pub(crate) fn summary(outcomes: &[Outcome], cannot_run: &PathBuf) -> Result<()> {
     println!("\n=== summary");
     for outcome in outcomes {
         let seconds = outcome.took.as_secs();
@@ -201,6 +256,15 @@ mod tests {
         assert_eq!(count(result, "passed"), 12);
         assert_eq!(count(result, "ignored"), 3);
         assert_eq!(count("garbage", "passed"), 0);
+    }
+
+    #[test]
+    fn a_step_whose_time_is_up_is_ended_and_says_so() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 600; exit 1"]);
+        let outcome = take_for("sleep", &mut command, Some(Duration::from_millis(200)));
+        assert_eq!(outcome.error.as_deref(), Some("its time was up"));
+        assert!(outcome.took < Duration::from_mins(1));
     }
 
     #[test]

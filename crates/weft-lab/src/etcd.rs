@@ -97,6 +97,15 @@ impl Etcd {
         Ok(text.lines().filter(|l| !l.is_empty()).map(str::to_owned).collect())
     }
 
+    /// All keys below `prefix` with their values.
+    pub fn records(&self, prefix: &str) -> Result<Vec<(String, String)>, LabError> {
+        let text = self.ctl(&["get", "--prefix", prefix])?;
+        let lines: Vec<&str> = text.lines().collect();
+        // weft's values are JSON on one line.
+        let pairs = lines.as_chunks::<2>().0.iter();
+        Ok(pairs.map(|[key, value]| ((*key).to_owned(), (*value).to_owned())).collect())
+    }
+
     /// Stops it without notice (SIGSTOP), as a machine that hangs; [`Etcd::resume`] lets it go on.
     pub fn pause(&self) -> Result<(), LabError> {
         self.process.as_ref().map_or(Ok(()), |p| p.signal(Signal::SIGSTOP))

@@ -48,7 +48,9 @@ impl Fixture {
             copy_files(&host.dir, dir, &format!("{}-", host.name))?;
         }
         copy_files(&self.lab.dir(), dir, "")?;
-        copy_files(&self.lab.dir().join("etcd"), dir, "")?;
+        for store in ["etcd", "consul"] {
+            copy_files(&self.lab.dir().join(store), dir, "")?;
+        }
         let hosts = self.lab.hosts.iter().map(|h| h.namespace.clone());
         let overlays = self.lab.daemons.iter().map(Daemon::overlay);
         let containers = self.lab.containers.iter().map(|c| c.namespace.clone());

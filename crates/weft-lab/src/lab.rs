@@ -1,8 +1,8 @@
 //! A whole lab: brought up, found again, entered, taken down.
 
 use crate::{
-    Container, Daemon, DaemonOptions, Engine, EngineOptions, Etcd, Host, Image, LabError, NetNs, Process,
-    Target, Tools, Wire, WireOptions, room::Room, until,
+    Consul, Container, Daemon, DaemonOptions, Engine, EngineOptions, Etcd, Host, Image, LabError, NetNs,
+    Process, Target, Tools, Wire, WireOptions, room::Room, until,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -20,6 +20,8 @@ pub enum LabStore {
     Embedded,
     /// A real etcd on the switch.
     Etcd(Tools),
+    /// A real Consul on the switch.
+    Consul(Tools),
     /// This `--cluster-store` for every daemon.
     Url(String),
 }
@@ -89,6 +91,8 @@ pub struct Lab {
     pub hosts: Vec<Host>,
     /// The etcd, if it has one.
     pub etcd: Option<Etcd>,
+    /// The Consul, if it has one.
+    pub consul: Option<Consul>,
     /// The engines, one a host or none.
     pub engines: Vec<Engine>,
     /// The daemons, one a host.
@@ -126,8 +130,8 @@ impl Lab {
             .flat_map(|number| hosts.iter().map(move |host| Container::named(host, number)))
             .collect();
         let maker = i32::try_from(std::process::id()).ok().and_then(|pid| Process::of_pid("maker", pid));
-        let (etcd, engines, daemons) = (None, Vec::new(), Vec::new());
-        let lab = Self { options, maker, wire, hosts, etcd, engines, daemons, containers };
+        let (etcd, consul, engines, daemons) = (None, None, Vec::new(), Vec::new());
+        let lab = Self { options, maker, wire, hosts, etcd, consul, engines, daemons, containers };
         for host in &lab.hosts {
             fs::create_dir_all(&host.dir).map_err(LabError::file(&host.dir))?;
         }
@@ -142,10 +146,12 @@ impl Lab {
             self.wire.plug(host)?;
         }
         // Before the engines: Docker 20.10's own overlay looks for it once, when it starts.
-        if let LabStore::Etcd(tools) = self.options.store.clone() {
-            self.etcd = Some(Etcd::start(&self.wire, &tools, &self.dir())?);
-            self.save()?;
+        match self.options.store.clone() {
+            LabStore::Etcd(tools) => self.etcd = Some(Etcd::start(&self.wire, &tools, &self.dir())?),
+            LabStore::Consul(tools) => self.consul = Some(Consul::start(&self.wire, &tools, &self.dir())?),
+            LabStore::Embedded | LabStore::Url(_) => {}
         }
+        self.save()?;
         if let Some(options) = self.options.engine.clone() {
             self.start_engines(&options)?;
         }
@@ -183,9 +189,10 @@ impl Lab {
         for number in 0..self.hosts.len() {
             let host = &self.hosts[number];
             let first = self.hosts.first().map_or(host.address, |h| h.address);
-            let store = match (&self.options.store, &self.etcd) {
-                (LabStore::Url(url), _) => url.clone(),
-                (LabStore::Etcd(_), Some(etcd)) => etcd.url(),
+            let store = match (&self.options.store, &self.etcd, &self.consul) {
+                (LabStore::Url(url), _, _) => url.clone(),
+                (_, Some(etcd), _) => etcd.url(),
+                (_, _, Some(consul)) => consul.url(),
                 _ if number == 0 => "local".to_owned(),
                 _ => match first {
                     IpAddr::V4(ip) => format!("weft://{ip}:2375"),
@@ -248,6 +255,7 @@ impl Lab {
         results.extend(self.daemons.iter().map(Daemon::remove_pins));
         results.extend(self.hosts.iter().filter_map(|host| host.room.as_ref()).map(Room::close));
         results.extend(self.etcd.as_mut().map(Etcd::kill));
+        results.extend(self.consul.as_mut().map(Consul::kill));
         results.extend(self.containers.iter().map(|c| c.namespace.remove()));
         for host in &self.hosts {
             results.push(NetNs::named(&format!("weft-{}", host.namespace.name())).remove());
@@ -308,6 +316,25 @@ impl Lab {
             None => Ok(self.host(&place.host)?.command(program)),
             Some(_) => Ok(self.container(target)?.namespace.command(program)),
         }
+    }
+
+    /// Kills the store's server: etcd or Consul. No error where a daemon is the store.
+    pub fn kill_store(&mut self) -> Result<(), LabError> {
+        self.etcd.as_mut().map_or(Ok(()), Etcd::kill)?;
+        self.consul.as_mut().map_or(Ok(()), Consul::kill)
+    }
+
+    /// Starts the store's server again on what it left.
+    pub fn start_store(&mut self) -> Result<(), LabError> {
+        self.etcd.as_mut().map_or(Ok(()), Etcd::start_again)?;
+        self.consul.as_mut().map_or(Ok(()), Consul::start_again)
+    }
+
+    /// The store's records: keys and values. Empty where a daemon is the store.
+    pub fn records(&self) -> Result<Vec<(String, String)>, LabError> {
+        let etcd = self.etcd.as_ref().map(|etcd| etcd.records("weft/v1/"));
+        let consul = self.consul.as_ref().map(|consul| consul.records("weft/v1/"));
+        etcd.or(consul).unwrap_or(Ok(Vec::new()))
     }
 
     /// The host of this name: `h1`.

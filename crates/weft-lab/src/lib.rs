@@ -15,6 +15,7 @@
 
 mod capture;
 mod command;
+mod consul;
 mod container;
 mod daemon;
 mod docker;
@@ -35,6 +36,7 @@ mod wire;
 
 pub use capture::{Capture, Frame};
 pub use command::{output, run};
+pub use consul::Consul;
 pub use container::Container;
 pub use daemon::{Daemon, DaemonOptions};
 pub use docker::{Engine, EngineOptions};

@@ -275,6 +275,9 @@ pub enum LabCommand {
         /// How many container-like namespaces on each host
         #[arg(long, default_value_t = 1)]
         containers: usize,
+        /// The store: the first host's own, or a server on the switch
+        #[arg(long, value_enum, default_value_t)]
+        store: StoreKind,
     },
     /// Remove a lab and all it made
     Down {
@@ -300,6 +303,18 @@ pub enum LabCommand {
         #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
         format: Format,
     },
+}
+
+/// `weft lab up --store`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum StoreKind {
+    /// The first host's daemon serves its embedded store to the others
+    #[default]
+    Embedded,
+    /// A real etcd
+    Etcd,
+    /// A real Consul
+    Consul,
 }
 
 /// `weft down`

@@ -2,7 +2,7 @@
 
 use super::require_root;
 use crate::{
-    cli::{Format, LabCommand},
+    cli::{Format, LabCommand, StoreKind},
     exit::Failure,
     output,
 };
@@ -12,16 +12,22 @@ use std::{
     process::{ExitCode, ExitStatus},
 };
 use weft_agent::api::ErrorKind;
-use weft_lab::{Lab, LabError, LabOptions};
+use weft_lab::{Lab, LabError, LabOptions, LabStore, Tools};
 
 /// `weft lab …`
 pub fn run(command: LabCommand) -> Result<ExitCode, Failure> {
     require_root("lab")?;
     match command {
-        LabCommand::Up { hosts, name, containers } => {
+        LabCommand::Up { hosts, name, containers, store } => {
             let weft = std::env::current_exe()
                 .map_err(|e| Failure::new(ErrorKind::Internal, format!("this program's own path: {e}")))?;
-            let lab = Lab::up(LabOptions { hosts, containers, ..LabOptions::new(&name, weft) })?;
+            let tools = Tools::from_env();
+            let store = match store {
+                StoreKind::Embedded => LabStore::Embedded,
+                StoreKind::Etcd => LabStore::Etcd(tools),
+                StoreKind::Consul => LabStore::Consul(tools),
+            };
+            let lab = Lab::up(LabOptions { hosts, containers, store, ..LabOptions::new(&name, weft) })?;
             output::print(&made(&lab))?;
         }
         LabCommand::Down { name } => {
