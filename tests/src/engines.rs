@@ -108,7 +108,8 @@ impl Pair {
 
     /// Waits until the cluster holds no endpoint and no network, and no host a device for one.
     pub fn assert_nothing_left(&self) {
-        eventually("an empty cluster", Duration::from_secs(10), || {
+        // What a killed engine forgot counts as forgotten after 10 s only.
+        eventually("an empty cluster", Duration::from_secs(30), || {
             let records = self.lab.records().unwrap();
             let of_networks =
                 ["/networks/", "/names/", "/vnis/", "/endpoints/", "/addresses/", "/pools/", "/bindings/"];

@@ -1,9 +1,6 @@
 //! From a store's URL to the store.
 
-use crate::{
-    Consul, ConsulOptions, ConsulTls, Embedded, Etcd, JoinToken, OptionError, Remote, Store, StoreError,
-    StoreOptions, StoreUrl, remote,
-};
+use crate::{Consul, Embedded, Etcd, JoinToken, Remote, Store, StoreError, StoreOptions, StoreUrl, remote};
 use std::{path::PathBuf, sync::Arc, time::Duration};
 use weft_model::schema;
 
@@ -42,8 +39,7 @@ pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, Store
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Consul { endpoints, prefix } => {
-            let consul = consul_options(&options.options).map_err(|e| StoreError::Invalid(e.to_string()))?;
-            let store = Consul::connect(endpoints, prefix, options.timeout, &consul)?;
+            let store = Consul::connect_with(endpoints, prefix, options.timeout, &options.options)?;
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Remote { server } => {
@@ -64,12 +60,6 @@ pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, Store
             Ok(Opened { store: embedded.clone(), embedded: Some(embedded) })
         }
     }
-}
-
-fn consul_options(options: &StoreOptions) -> Result<ConsulOptions, OptionError> {
-    let identity = |(certificate, key): (Vec<u8>, Vec<u8>)| [certificate, key].join(&b'\n');
-    let tls = options.tls()?.map(|tls| ConsulTls { ca: tls.ca, identity: tls.identity.map(identity) });
-    Ok(ConsulOptions { token: options.token()?, tls })
 }
 
 /// Whether the store answers and lets us in.

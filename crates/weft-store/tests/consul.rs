@@ -327,6 +327,31 @@ async fn without_the_right_token_every_call_is_denied() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_replaced_on_disk_is_read_again() {
+    let server = guarded().await;
+    let rules = r#"key_prefix "weft/test/" { policy = "write" } session_prefix "" { policy = "write" }"#;
+    server.ask("PUT", "acl/policy", json!({"Name": "weft", "Rules": rules})).await;
+    let make = || server.ask("PUT", "acl/token", json!({"Policies": [{"Name": "weft"}]}));
+    let secret = |token: &serde_json::Value| token["SecretID"].as_str().unwrap().to_owned();
+    let (old, new) = (make().await, make().await);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, secret(&old)).unwrap();
+    let options = format!("kv.tokenfile={}", file.display()).parse().unwrap();
+    let store = Consul::connect_with(&[server.endpoint()], PREFIX, TIMEOUT, &options).unwrap();
+    let at = done(&store, Txn::new().put("a", b"1".to_vec())).await;
+
+    let revoke = format!("acl/token/{}", old["AccessorID"].as_str().unwrap());
+    server.raw("DELETE", &revoke, "").await;
+    let error = store.commit(Txn::new().put("a", b"2".to_vec())).await.unwrap_err();
+    assert!(matches!(error, StoreError::Denied { .. }), "the old one is still on disk: {error}");
+    std::fs::write(&file, format!("{}\n", secret(&new))).unwrap();
+    done(&store, Txn::new().put("a", b"2".to_vec())).await;
+    let mut watch = store.watch("", at).await.unwrap();
+    assert_eq!(next(&mut watch).await.changes, [put("a", "2")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_for_the_prefix_and_for_sessions_is_enough() {
     let server = guarded().await;
     let rules = r#"key_prefix "weft/test/" { policy = "write" } session_prefix "" { policy = "write" }"#;

@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The group that may use the API besides root.
 const GROUP: &str = "weft";
+/// Where groups stand.
+const GROUPS: &str = "/etc/group";
 
 /// Makes the API's socket, for root and the group `weft` where there is one. A socket that a daemon answers on
 /// is left alone.
@@ -43,7 +45,11 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
     }
     let listener = UnixListener::bind(path).map_err(|e| error(&e))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|e| error(&e))?;
-    let gid = Group::from_name(GROUP).map_err(|e| error(&e))?.map_or(Gid::from_raw(0), |g| g.gid);
+    let gid = Group::from_name(GROUP).map_err(|e| AgentError::File {
+        path: GROUPS.to_owned(),
+        reason: format!("cannot look up the group {GROUP:?}, which may use {}: {e}", path.display()),
+    })?;
+    let gid = gid.map_or(Gid::from_raw(0), |g| g.gid);
     nix::unistd::chown(path, None, Some(gid)).map_err(|e| error(&e))?;
     Ok(listener)
 }

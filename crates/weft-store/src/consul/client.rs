@@ -3,15 +3,19 @@
 //! Source: Consul's "HTTP API structure", "Consistency modes" and "Blocking queries" pages.
 
 use super::api::{Applied, Op, TxnAnswer, body};
-use crate::{StoreError, request::cause};
+use crate::{StoreError, StoreOptions, request::cause};
 use bytes::Bytes;
 use reqwest::{
-    Certificate, Client as Http, Identity, Method, RequestBuilder, StatusCode, Url, header::HeaderValue,
+    Certificate, Client as Http, Identity, Method, RequestBuilder, StatusCode, Url,
+    header::{HeaderValue, InvalidHeaderValue},
 };
 use serde::de::DeserializeOwned;
 use std::{
     fmt,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::Instant;
@@ -84,7 +88,9 @@ pub struct Client {
     /// The endpoint that is asked first: the last one that answered.
     preferred: AtomicUsize,
     http: Http,
-    token: Option<HeaderValue>,
+    token: RwLock<Option<HeaderValue>>,
+    /// Where the token comes from, if it may be another one by and by.
+    source: Option<StoreOptions>,
     address: String,
     timeout: Duration,
 }
@@ -121,12 +127,9 @@ impl Client {
         if endpoints.is_empty() {
             return Err(invalid("no endpoint".to_owned()));
         }
-        let token = options.token.as_deref().map(HeaderValue::from_str).transpose();
-        let mut token =
+        let token = options.token.as_deref().map(header).transpose();
+        let token =
             token.map_err(|_| invalid("the ACL token holds characters that no token has".to_owned()))?;
-        if let Some(token) = &mut token {
-            token.set_sensitive(true);
-        }
         let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut http = Http::builder()
             .connect_timeout(timeout / count)
@@ -150,7 +153,34 @@ impl Client {
             }
         }
         let http = http.build().map_err(|e| invalid(cause(&e)))?;
-        Ok(Self { endpoints, preferred: AtomicUsize::new(0), http, token, address, timeout })
+        let (preferred, token) = (AtomicUsize::new(0), RwLock::new(token));
+        Ok(Self { endpoints, preferred, http, token, source: None, address, timeout })
+    }
+
+    /// Reads the token anew, as these options say, when Consul does not take the one it has.
+    pub fn with_token_from(mut self, options: StoreOptions) -> Self {
+        self.source = Some(options);
+        self
+    }
+
+    /// Takes the token that is on disk now. Returns whether it is another one than `refused`.
+    fn renew_token(&self, refused: Option<&HeaderValue>) -> bool {
+        // A file that cannot be read may be about to be written: the next refusal reads it again.
+        let on_disk = self.source.as_ref().and_then(|options| options.token().ok().flatten());
+        let Some(token) = on_disk.and_then(|text| header(&text).ok()) else { return false };
+        if refused == Some(&token) {
+            return false;
+        }
+        let mut current = self.token.write().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref() != Some(&token) {
+            tracing::info!(store = %self.address, "the token for Consul has changed on disk: read again");
+            *current = Some(token);
+        }
+        true
+    }
+
+    fn token(&self) -> Option<HeaderValue> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The store's address, for people to read.
@@ -200,7 +230,11 @@ impl Client {
             Applied::Failed(failures) => failures,
         };
         match failures.iter().find(|f| f.reason.contains(PERMISSION)) {
-            Some(denied) => Err(self.denied(denied.reason.clone())),
+            Some(denied) => {
+                // Too late for this one; the next has the token that is there by now.
+                self.renew_token(self.token().as_ref());
+                Err(self.denied(denied.reason.clone()))
+            }
             None => Ok(Applied::Failed(failures)),
         }
     }
@@ -220,8 +254,8 @@ impl Client {
         StoreError::Denied { store: self.address.clone(), reason }
     }
 
-    /// Makes a call at the preferred endpoint, and at the others in turn if that one does not answer. `held` is
-    /// how long Consul may hold the answer back on purpose.
+    /// Makes a call; once more if Consul does not take the token and there is another one by now. What is denied has
+    /// done nothing. `held` is how long Consul may hold the answer back on purpose.
     async fn call(
         &self,
         again: Again,
@@ -230,6 +264,26 @@ impl Client {
         path: &str,
         query: &str,
         body: Bytes,
+    ) -> Result<Answer, StoreError> {
+        let token = self.token();
+        let outcome = self.call_as(token.as_ref(), again, held, &method, path, query, &body).await;
+        if matches!(outcome, Err(StoreError::Denied { .. })) && self.renew_token(token.as_ref()) {
+            return self.call_as(self.token().as_ref(), again, held, &method, path, query, &body).await;
+        }
+        outcome
+    }
+
+    /// Makes a call at the preferred endpoint, and at the others in turn if that one does not answer.
+    #[allow(clippy::too_many_arguments)]
+    async fn call_as(
+        &self,
+        token: Option<&HeaderValue>,
+        again: Again,
+        held: Duration,
+        method: &Method,
+        path: &str,
+        query: &str,
+        body: &Bytes,
     ) -> Result<Answer, StoreError> {
         let deadline = Instant::now() + held + self.timeout;
         let count = u32::try_from(self.endpoints.len()).unwrap_or(u32::MAX);
@@ -241,7 +295,7 @@ impl Client {
                 Again::Always => deadline.min(Instant::now() + held + self.timeout / count),
                 Again::IfUnsent => deadline,
             };
-            let request = self.request(endpoint, &method, path, query, &body);
+            let request = self.request(token, endpoint, method, path, query, body);
             let failure = match tokio::time::timeout_at(until, self.send(endpoint, request)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(failure)) => failure,
@@ -267,6 +321,7 @@ impl Client {
 
     fn request(
         &self,
+        token: Option<&HeaderValue>,
         endpoint: &Endpoint,
         method: &Method,
         path: &str,
@@ -279,7 +334,7 @@ impl Client {
         }
         url.set_query((!query.is_empty()).then_some(query));
         let mut request = self.http.request(method.clone(), url).body(body.clone());
-        if let Some(token) = &self.token {
+        if let Some(token) = token {
             request = request.header(TOKEN, token.clone());
         }
         request
@@ -306,6 +361,13 @@ impl Client {
         };
         Err(Failure { error, unsent })
     }
+}
+
+/// A token as a header that is not printed.
+fn header(token: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let mut value = HeaderValue::from_str(token)?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 #[cfg(test)]

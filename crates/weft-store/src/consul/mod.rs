@@ -35,7 +35,9 @@ mod watch;
 
 pub use client::{ConsulOptions, ConsulTls};
 
-use crate::{LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch};
+use crate::{
+    LeaseId, Limits, Listing, OptionError, Outcome, Record, Store, StoreError, StoreOptions, Txn, Watch,
+};
 use api::{Applied, Op};
 use async_trait::async_trait;
 use client::Client;
@@ -75,6 +77,32 @@ impl Consul {
         timeout: Duration,
         options: &ConsulOptions,
     ) -> Result<Self, StoreError> {
+        Ok(Self::of(Self::client(endpoints, prefix, timeout, options)?, prefix))
+    }
+
+    /// The same with the options of `--cluster-store-opt`. The token's file is read again when Consul does not take the
+    /// token any more.
+    pub fn connect_with(
+        endpoints: &[String],
+        prefix: &str,
+        timeout: Duration,
+        options: &StoreOptions,
+    ) -> Result<Self, StoreError> {
+        let invalid = |e: OptionError| StoreError::Invalid(e.to_string());
+        let identity = |(certificate, key): (Vec<u8>, Vec<u8>)| [certificate, key].join(&b'\n');
+        let tls = options.tls().map_err(invalid)?;
+        let tls = tls.map(|tls| ConsulTls { ca: tls.ca, identity: tls.identity.map(identity) });
+        let now = ConsulOptions { token: options.token().map_err(invalid)?, tls };
+        let client = Self::client(endpoints, prefix, timeout, &now)?.with_token_from(options.clone());
+        Ok(Self::of(client, prefix))
+    }
+
+    fn client(
+        endpoints: &[String],
+        prefix: &str,
+        timeout: Duration,
+        options: &ConsulOptions,
+    ) -> Result<Client, StoreError> {
         let address = format!("consul://{}/{prefix}", endpoints.join(","));
         // They would not survive in a URL's path.
         if prefix.split('/').any(|part| matches!(part, "" | "." | "..")) {
@@ -82,9 +110,12 @@ impl Consul {
                 "{address}: the prefix has an empty part, \".\" or \"..\""
             )));
         }
-        let client = Client::new(address, endpoints, timeout, options)?;
+        Client::new(address, endpoints, timeout, options)
+    }
+
+    fn of(client: Client, prefix: &str) -> Self {
         let core = Core { client, layout: Layout::new(prefix), segments: Mutex::new(None) };
-        Ok(Self { core: Arc::new(core), reaper: OnceLock::new() })
+        Self { core: Arc::new(core), reaper: OnceLock::new() }
     }
 }
 
