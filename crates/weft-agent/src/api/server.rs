@@ -39,19 +39,25 @@ pub(crate) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
             reason: "another daemon answers there; stop it, or choose another --run-dir".to_owned(),
         });
     }
+    // Before the socket is made: there must be none that nobody is let into.
+    let gid = group(Group::from_name(GROUP), path)?;
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(error(&e)),
         _ => {}
     }
     let listener = UnixListener::bind(path).map_err(|e| error(&e))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(|e| error(&e))?;
-    let gid = Group::from_name(GROUP).map_err(|e| AgentError::File {
-        path: GROUPS.to_owned(),
-        reason: format!("cannot look up the group {GROUP:?}, which may use {}: {e}", path.display()),
-    })?;
-    let gid = gid.map_or(Gid::from_raw(0), |g| g.gid);
     nix::unistd::chown(path, None, Some(gid)).map_err(|e| error(&e))?;
     Ok(listener)
+}
+
+/// The group that the socket belongs to: root's where there is none for it.
+fn group(found: nix::Result<Option<Group>>, socket: &Path) -> Result<Gid, AgentError> {
+    let found = found.map_err(|e| AgentError::File {
+        path: GROUPS.to_owned(),
+        reason: format!("cannot look up the group {GROUP:?}, which may use {}: {e}", socket.display()),
+    })?;
+    Ok(found.map_or(Gid::from_raw(0), |group| group.gid))
 }
 
 /// Serves the API until `shutdown`; requests under way are answered first.
@@ -211,4 +217,18 @@ impl IntoResponse for AgentError {
 fn refuse(body: &ErrorBody) -> Response {
     let status = StatusCode::from_u16(body.kind.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(body.clone())).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::errno::Errno;
+
+    #[test]
+    fn a_group_that_cannot_be_looked_up_is_named_with_its_file() {
+        let socket = Path::new("/run/weft/weft.sock");
+        let message = group(Err(Errno::ENOENT), socket).unwrap_err().to_string();
+        assert!(message.contains("/etc/group") && message.contains("\"weft\""), "{message}");
+        assert_eq!(group(Ok(None), socket).unwrap(), Gid::from_raw(0));
+    }
 }
