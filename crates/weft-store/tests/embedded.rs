@@ -1,4 +1,4 @@
-//! The embedded store: the conformance suite, a comparison with a map in memory, and crashes.
+//! The embedded store: the conformance suite, and a comparison with a map in memory.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod conformance;
@@ -6,15 +6,9 @@ mod conformance;
 mod linear_tests;
 
 use async_trait::async_trait;
-use conformance::{Subject, done};
+use conformance::Subject;
 use proptest::prelude::*;
-use std::{
-    collections::BTreeMap,
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 use weft_model::Revision;
 use weft_store::{Compare, Embedded, Outcome, Store, StoreError, Txn, Write};
 
@@ -157,66 +151,5 @@ proptest! {
             assert_eq!(found, model.records);
             assert_eq!(listing.revision.0, model.revision);
         });
-    }
-}
-
-const CRASH_FILE: &str = "WEFT_TEST_CRASH_FILE";
-
-/// Not a test of its own: [`acknowledged_writes_survive_kill_9`] runs it in a process and kills that. It writes
-/// in four tasks and says each number once its write is acknowledged.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn crash_child() {
-    let Some(path) = std::env::var_os(CRASH_FILE) else { return };
-    let store = Arc::new(Embedded::open(PathBuf::from(path)).await.unwrap());
-    let start = store.list("").await.unwrap().records.len();
-    let writers = (0..4).map(|writer| {
-        let store = store.clone();
-        tokio::spawn(async move {
-            for number in 0_u32.. {
-                let key = format!("{start:06}-{writer}-{number}");
-                done(&*store, Txn::new().put(&key, key.clone().into_bytes())).await;
-                println!("written {key}");
-            }
-        })
-    });
-    futures::future::join_all(writers).await;
-}
-
-/// Runs the child on the file, kills it in mid-writing and returns what it had acknowledged.
-fn acknowledged_until_killed(path: &Path) -> Vec<String> {
-    let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "crash_child", "--nocapture"])
-        .env(CRASH_FILE, path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let key = |line: String| line.strip_prefix("written ").map(str::to_owned);
-    let mut keys: Vec<String> = lines.by_ref().filter_map(key).take(60).collect();
-    child.kill().unwrap();
-    // What it said between the last line read and its end counts too. The very last line may be a torn one.
-    let mut rest: Vec<String> = lines.collect();
-    rest.pop();
-    keys.extend(rest.into_iter().filter_map(key));
-    child.wait().unwrap();
-    keys
-}
-
-#[tokio::test]
-async fn acknowledged_writes_survive_kill_9() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
-    let mut acknowledged = Vec::new();
-    for _ in 0..5 {
-        let keys = acknowledged_until_killed(&path);
-        assert!(keys.len() >= 60, "the child ended early: {keys:?}");
-        acknowledged.extend(keys);
-        let store = Embedded::open(&path).await.unwrap();
-        let listing = store.list("").await.unwrap();
-        let found: BTreeMap<_, _> = listing.records.iter().map(|r| (&r.key, &r.value)).collect();
-        for key in &acknowledged {
-            assert_eq!(found.get(key).map(|value| value.as_slice()), Some(key.as_bytes()));
-        }
-        assert_eq!(listing.revision.0, listing.records.len() as u64);
     }
 }

@@ -8,7 +8,10 @@
 //! | `leased` | lease | keys of the records bound to it |
 //! | `counters` | `format`, `revision`, `forgotten` | number |
 
-use super::storage;
+use super::{
+    disk::{Disk, Wanting},
+    storage,
+};
 use crate::{Batch, LeaseId, Listing, Outcome, Record, StoreError, Txn, Write};
 use redb::{
     Builder, Database, DatabaseError, MultimapTable, MultimapTableDefinition, ReadTransaction,
@@ -17,6 +20,7 @@ use redb::{
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    sync::{PoisonError, RwLock},
     time::Duration,
 };
 use weft_model::{Change, Revision};
@@ -66,9 +70,18 @@ pub struct Chunk {
 
 /// The open file.
 pub struct StoreFile {
-    database: Database,
+    /// redb does nothing more with a file that has failed it once, so the file is opened anew then. `None`: that failed too.
+    database: RwLock<Opened>,
+    open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+    wanting: Wanting,
     path: PathBuf,
     history: u64,
+}
+
+struct Opened {
+    database: Option<Database>,
+    /// How often it was opened.
+    times: u64,
 }
 
 type Redb<T> = Result<T, redb::Error>;
@@ -77,23 +90,41 @@ impl StoreFile {
     /// Opens or makes it, with its tables.
     pub fn open(path: &Path, history: u64) -> Result<Self, StoreError> {
         let fresh = !path.exists();
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|e| match e {
+        let wanting = Wanting::default();
+        let (at, wants) = (path.to_owned(), wanting.clone());
+        let open = move || {
+            let file = File::options().read(true).write(true).create(true).truncate(false).open(&at)?;
+            builder().create_with_backend(Disk::new(file, wants.clone())?)
+        };
+        let file = Self::open_by(Box::new(open), wanting, path, history)?;
+        if fresh && let Some(folder) = path.parent() {
+            // The file's name has to survive a power failure too.
+            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| storage(path, &e))?;
+        }
+        Ok(file)
+    }
+
+    /// The same on whatever `open` opens.
+    fn open_by(
+        open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send + Sync>,
+        wanting: Wanting,
+        path: &Path,
+        history: u64,
+    ) -> Result<Self, StoreError> {
+        let database = open().map_err(|e| match e {
             DatabaseError::DatabaseAlreadyOpen => {
                 storage(path, &"another process has it open; is another weft daemon running?")
             }
             other => storage(path, &other),
         })?;
-        let file = Self { database, path: path.to_owned(), history };
-        let format = file.named(file.prepare())?;
+        let database = RwLock::new(Opened { database: Some(database), times: 1 });
+        let file = Self { database, open, wanting, path: path.to_owned(), history };
+        let format = file.named(file.with(prepare))?;
         if format != FORMAT {
             let reason =
                 format!("its format is {format} and this weft reads {FORMAT}; use the weft that wrote it");
             return Err(storage(path, &reason));
-        }
-        if fresh && let Some(folder) = path.parent() {
-            // The file's name has to survive a power failure too.
-            let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-            File::open(folder).and_then(|f| f.sync_all()).map_err(|e| storage(path, &e))?;
         }
         Ok(file)
     }
@@ -104,15 +135,15 @@ impl StoreFile {
 
     /// The record at `key`.
     pub fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        self.named(self.read().and_then(|tx| {
+        self.read(|tx| {
             let found = tx.open_table(RECORDS)?.get(key)?;
             Ok(found.map(|guard| record(key, guard.value())))
-        }))
+        })
     }
 
     /// All records below `prefix`.
     pub fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
-        self.named(self.read().and_then(|tx| {
+        self.read(|tx| {
             let mut records = Vec::new();
             for entry in tx.open_table(RECORDS)?.range(prefix..)? {
                 let (key, value) = entry?;
@@ -122,82 +153,134 @@ impl StoreFile {
                 records.push(record(key.value(), value.value()));
             }
             Ok(Listing { revision: Revision(counter(&tx.open_table(COUNTERS)?, "revision")?), records })
-        }))
+        })
     }
 
     /// The last committed revision.
     pub fn revision(&self) -> Result<Revision, StoreError> {
-        self.named(self.read().and_then(|tx| Ok(Revision(counter(&tx.open_table(COUNTERS)?, "revision")?))))
+        self.read(|tx| Ok(Revision(counter(&tx.open_table(COUNTERS)?, "revision")?)))
     }
 
     /// All leases with their times to live.
     pub fn leases(&self) -> Result<Vec<(LeaseId, Duration)>, StoreError> {
-        self.named(self.read().and_then(|tx| {
+        self.read(|tx| {
             let mut leases = Vec::new();
             for entry in tx.open_table(LEASES)?.range::<i64>(..)? {
                 let (lease, ttl) = entry?;
                 leases.push((LeaseId(lease.value()), Duration::from_millis(ttl.value())));
             }
             Ok(leases)
-        }))
+        })
     }
 
     /// The next changes after `after` below `prefix`, some hundred at most.
     pub fn changes(&self, prefix: &str, after: Revision) -> Result<Chunk, StoreError> {
-        let (forgotten, chunk) = self.named(self.read().and_then(|tx| read_changes(&tx, prefix, after)))?;
+        let (forgotten, chunk) = self.read(|tx| read_changes(tx, prefix, after))?;
         if forgotten > after { Err(StoreError::Compacted(forgotten)) } else { Ok(chunk) }
     }
 
     /// Carries out the orders in one disk transaction, each with a revision of its own. On disk when it
-    /// returns; after an error none of them took effect, unless the error is the disk's own.
+    /// returns. After an error none of them took effect, unless the disk failed while it was told to keep them:
+    /// [`StoreFile::revision`] tells.
     pub fn apply<'a>(
         &self,
         orders: impl Iterator<Item = &'a Order>,
     ) -> Result<(Vec<Result<Answer, StoreError>>, Revision), StoreError> {
-        self.named(self.try_apply(orders))
+        self.wanting.ask(&self.path).map_err(|e| storage(&self.path, &e))?;
+        self.named(self.with(|database| try_apply(database, self.history, orders)))
     }
 
-    fn try_apply<'a>(
-        &self,
-        orders: impl Iterator<Item = &'a Order>,
-    ) -> Redb<(Vec<Result<Answer, StoreError>>, Revision)> {
-        let tx = self.database.begin_write()?;
-        let mut tables = Tables::open(&tx)?;
-        let before = tables.revision;
-        let mut answers = Vec::new();
-        for order in orders {
-            answers.push(tables.carry_out(order)?);
-        }
-        let after = tables.revision;
-        if after > before {
-            tables.close_revision(self.history)?;
-        }
-        drop(tables);
-        tx.commit()?;
-        Ok((answers, Revision(after)))
+    fn read<T>(&self, reading: impl Fn(&ReadTransaction) -> Redb<T>) -> Result<T, StoreError> {
+        let result = match self.with(|database| reading(&database.begin_read()?)) {
+            // It was opened anew: a read can simply be repeated.
+            Err(error) if is_broken(&error) => self.with(|database| reading(&database.begin_read()?)),
+            result => result,
+        };
+        self.named(result)
     }
 
-    /// Makes the tables of a new file; returns the format of an old one.
-    fn prepare(&self) -> Redb<u64> {
-        let tx = self.database.begin_write()?;
-        let found = tx.open_table(COUNTERS)?.get("format")?.map(|guard| guard.value());
-        if let Some(format) = found {
-            tx.abort()?;
-            return Ok(format);
+    /// Uses the database; opens it anew when it turns out to be of no use any more.
+    fn with<T>(&self, using: impl FnOnce(&Database) -> Redb<T>) -> Redb<T> {
+        let mut opened = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        if opened.database.is_none() {
+            let times = opened.times;
+            drop(opened);
+            self.open_anew(times)?;
+            opened = self.database.read().unwrap_or_else(PoisonError::into_inner);
         }
-        drop(Tables::open(&tx)?);
-        tx.open_table(COUNTERS)?.insert("format", FORMAT)?;
-        tx.commit()?;
-        Ok(FORMAT)
+        let result = opened.database.as_ref().map_or(Err(redb::Error::DatabaseClosed), using);
+        let times = opened.times;
+        drop(opened);
+        if result.as_ref().is_err_and(is_broken) {
+            // An error of this is the next caller's: what is told here is why it had to be done.
+            if let Err(error) = self.open_anew(times) {
+                tracing::error!(path = %self.path.display(), %error, "the store cannot be opened anew");
+            }
+        }
+        result
     }
 
-    fn read(&self) -> Redb<ReadTransaction> {
-        Ok(self.database.begin_read()?)
+    /// Unless somebody else has done it since.
+    fn open_anew(&self, times: u64) -> Redb<()> {
+        let mut opened = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        if opened.times == times {
+            // Closed first: a file is open once at a time.
+            opened.database = None;
+            opened.database = Some((self.open)()?);
+            opened.times += 1;
+        }
+        Ok(())
     }
 
     fn named<T>(&self, result: Redb<T>) -> Result<T, StoreError> {
         result.map_err(|e| storage(&self.path, &e))
     }
+}
+
+fn builder() -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+/// Whether redb will do nothing more with this database.
+fn is_broken(error: &redb::Error) -> bool {
+    matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::DatabaseClosed)
+}
+
+fn try_apply<'a>(
+    database: &Database,
+    history: u64,
+    orders: impl Iterator<Item = &'a Order>,
+) -> Redb<(Vec<Result<Answer, StoreError>>, Revision)> {
+    let tx = database.begin_write()?;
+    let mut tables = Tables::open(&tx)?;
+    let before = tables.revision;
+    let mut answers = Vec::new();
+    for order in orders {
+        answers.push(tables.carry_out(order)?);
+    }
+    let after = tables.revision;
+    if after > before {
+        tables.close_revision(history)?;
+    }
+    drop(tables);
+    tx.commit()?;
+    Ok((answers, Revision(after)))
+}
+
+/// Makes the tables of a new file; returns the format of an old one.
+fn prepare(database: &Database) -> Redb<u64> {
+    let tx = database.begin_write()?;
+    let found = tx.open_table(COUNTERS)?.get("format")?.map(|guard| guard.value());
+    if let Some(format) = found {
+        tx.abort()?;
+        return Ok(format);
+    }
+    drop(Tables::open(&tx)?);
+    tx.open_table(COUNTERS)?.insert("format", FORMAT)?;
+    tx.commit()?;
+    Ok(FORMAT)
 }
 
 /// What has been forgotten, and the changes.
@@ -350,3 +433,7 @@ fn counter(counters: &impl ReadableTable<&'static str, u64>, name: &str) -> Redb
 fn record(key: &str, (modified, _, value): (u64, i64, &[u8])) -> Record {
     Record { key: key.to_owned(), value: value.to_vec(), modified: Revision(modified) }
 }
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@
 //! disk, their ends in memory: after a restart of the daemon every lease has its full time again, because
 //! nobody could have given a sign of life meanwhile.
 
+mod disk;
 mod file;
 mod leases;
 mod server;
