@@ -7,7 +7,6 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use std::{
-    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,6 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_model::{Revision, Snapshot};
+use weft_store::replace_file;
 
 /// How long changes are gathered before they are written.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -58,11 +58,7 @@ pub(crate) fn save(path: &Path, store: &str, snapshot: &Snapshot) -> Result<(), 
         reason: e.to_string(),
     };
     let bytes = serde_json::to_vec(&file).map_err(|e| error(&e))?;
-    // Renamed into place once it is on disk: a crash leaves the old one or the new one.
-    let new = path.with_extension("new");
-    let mut out = std::fs::File::create(&new).map_err(|e| error(&e))?;
-    out.write_all(&bytes).and_then(|()| out.sync_all()).map_err(|e| error(&e))?;
-    std::fs::rename(&new, path).map_err(|e| error(&e))
+    replace_file(path, 0o644, &bytes).map_err(|e| error(&e))
 }
 
 /// The file, and what it is to hold.
@@ -146,5 +142,22 @@ mod tests {
     fn a_disk_that_refuses_is_named() {
         let error = save(Path::new("/proc/weft/snapshot.json"), "x", &Snapshot::default()).unwrap_err();
         assert!(error.to_string().contains("/proc/weft"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_and_the_last_snapshot_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = weft_lab::SmallDisk::mount(dir.path(), 1 << 20).unwrap();
+        let path = disk.path("snapshot.json");
+        save(&path, "etcd://a", &Snapshot::default()).unwrap();
+        disk.fill().unwrap();
+        let records = (0..5000u64).map(|epoch| (schema::alive_key(&NodeId::random()), encode(&epoch)));
+        let (snapshot, _) = Snapshot::from_records(Revision(12), records);
+        let error = save(&path, "etcd://a", &snapshot).unwrap_err().to_string();
+        assert!(error.contains("snapshot.json") && error.contains("No space left"), "{error}");
+        assert_eq!(load(&path, "etcd://a"), Some(Snapshot::default()));
+        disk.free().unwrap();
+        save(&path, "etcd://a", &snapshot).unwrap();
+        assert_eq!(load(&path, "etcd://a"), Some(snapshot));
     }
 }

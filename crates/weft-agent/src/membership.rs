@@ -14,7 +14,7 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use weft_kernel::{KernelError, Underlay, UnderlayWatch, host_addresses, route_mtu, watch_underlay};
 use weft_model::{Mtu, Node, NodeId, encode, schema, unix_now};
-use weft_store::{LeaseKeeper, Store, Txn};
+use weft_store::{LeaseKeeper, Store, Txn, replace_file};
 
 /// How often the record is compared even when nothing seems to have changed.
 const LOOK: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub(crate) fn load_or_create_id(state_dir: &Path) -> Result<NodeId, AgentError> 
             .map_err(|e: weft_model::IdError| error(format!("{e}; remove the file to join as a new node"))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let id = NodeId::random();
-            std::fs::write(&path, format!("{id}\n")).map_err(|e| error(e.to_string()))?;
+            replace_file(&path, 0o644, format!("{id}\n").as_bytes()).map_err(|e| error(e.to_string()))?;
             Ok(id)
         }
         Err(e) => Err(error(e.to_string())),

@@ -1,12 +1,7 @@
 //! The join token: who knows it may use a daemon's embedded store.
 
-use std::{
-    fmt,
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::Path,
-    str::FromStr,
-};
+use crate::replace_file;
+use std::{fmt, io, path::Path, str::FromStr};
 
 const BYTES: usize = 32;
 
@@ -62,17 +57,7 @@ impl JoinToken {
             Ok(text) => text.trim().parse().map_err(|_| JoinTokenError::BadFile { path: name() }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let token = Self::random()?;
-                // Written beside and renamed: a crash leaves no half of a token.
-                let beside = path.with_extension("new");
-                std::fs::remove_file(&beside).or_else(absent_is_fine).map_err(file)?;
-                let mut created = std::fs::OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(&beside)
-                    .map_err(file)?;
-                writeln!(created, "{}", token.reveal()).and_then(|()| created.sync_all()).map_err(file)?;
-                std::fs::rename(&beside, path).map_err(file)?;
+                replace_file(path, 0o600, format!("{}\n", token.reveal()).as_bytes()).map_err(file)?;
                 Ok(token)
             }
             Err(e) => Err(file(e)),
@@ -95,10 +80,6 @@ impl JoinToken {
             self.0.iter().zip(other.0).fold(0, |sum, (a, b)| std::hint::black_box(sum | (a ^ b)));
         difference == 0
     }
-}
-
-fn absent_is_fine(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
 }
 
 impl FromStr for JoinToken {

@@ -16,6 +16,7 @@ mod open;
 mod options;
 mod record;
 mod remote;
+mod replace;
 mod request;
 mod tls;
 mod url;
@@ -31,6 +32,7 @@ pub use open::{OpenOptions, Opened, open, probe};
 pub use options::{OptionError, StoreOptions};
 pub use record::{Batch, Compare, LeaseId, Limits, Listing, Outcome, Record, StoreError, Txn, Watch, Write};
 pub use remote::Remote;
+pub use replace::replace_file;
 pub use tls::Tls;
 pub use url::{StoreUrl, UrlError};
 

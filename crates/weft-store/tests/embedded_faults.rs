@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 use futures::StreamExt as _;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader},
@@ -11,7 +10,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use weft_lab::{figures, short_or_long};
+use weft_lab::{SmallDisk, figures, short_or_long};
 use weft_model::Revision;
 use weft_store::{Embedded, Listing, Outcome, Store, StoreError, Txn};
 
@@ -192,58 +191,6 @@ async fn killed_at_any_moment_it_keeps_what_it_acknowledged() {
     );
 }
 
-/// A file system of a few MiB, gone with its guard.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(bytes: u64) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let size = format!("size={bytes}");
-        match mount(Some("tmpfs"), folder.path(), Some("tmpfs"), MsFlags::empty(), Some(size.as_str())) {
-            Ok(()) => Some(Self(folder)),
-            Err(error) => {
-                println!("CANNOT RUN: no tmpfs of its own: {error}");
-                assert!(std::env::var_os("CI").is_none(), "no tmpfs of its own: {error}");
-                None
-            }
-        }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Leaves no room.
-    fn fill(&self) {
-        let mut size = 1 << 20;
-        for number in 0.. {
-            while std::fs::write(self.path(&format!("fill-{number}")), vec![0; size]).is_err() {
-                size /= 2;
-                if size == 0 {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn free(&self) {
-        for entry in std::fs::read_dir(self.0.path()).unwrap() {
-            let path = entry.unwrap().path();
-            if path.file_name().unwrap().to_str().unwrap().starts_with("fill-") {
-                std::fs::remove_file(path).unwrap();
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(self.0.path(), MntFlags::MNT_DETACH) {
-            println!("{} stays mounted: {error}", self.0.path().display());
-        }
-    }
-}
-
 async fn put(store: &Embedded, number: u64) -> Result<Outcome, StoreError> {
     let value = [&number.to_be_bytes()[..], &[7; 8000]].concat();
     store.commit(Txn::new().put(format!("k/{number:06}"), value)).await
@@ -270,7 +217,8 @@ async fn holds(store: &Embedded, numbers: &[u64]) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_disk_writes_are_refused_reads_go_on_and_it_recovers_by_itself() {
-    let Some(disk) = SmallDisk::new(short_or_long(64 << 20, 256 << 20)) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(folder.path(), short_or_long(64 << 20, 256 << 20)).unwrap();
     let path = disk.path("store.redb");
     let store = open(&path).await;
     let mut numbers = Vec::new();
@@ -281,7 +229,7 @@ async fn on_a_full_disk_writes_are_refused_reads_go_on_and_it_recovers_by_itself
     let mut refusals = 0;
     // The file doubles with each.
     for _ in 0..short_or_long(2, 4) {
-        disk.fill();
+        disk.fill().unwrap();
         let error = write_until_refused(&store, &mut numbers).await;
         let text = error.to_string();
         assert!(matches!(error, StoreError::Storage { .. }), "{text}");
@@ -294,7 +242,7 @@ async fn on_a_full_disk_writes_are_refused_reads_go_on_and_it_recovers_by_itself
         }
         let lease = store.grant(PATIENCE).await;
         assert!(lease.is_ok() || matches!(lease, Err(StoreError::Storage { .. })), "{lease:?}");
-        disk.free();
+        disk.free().unwrap();
         // It goes on as soon as there is room, without a restart.
         let number = numbers.len() as u64;
         put(&store, number).await.unwrap();
@@ -302,7 +250,7 @@ async fn on_a_full_disk_writes_are_refused_reads_go_on_and_it_recovers_by_itself
         holds(&store, &numbers).await;
     }
     drop(store);
-    disk.fill();
+    disk.fill().unwrap();
     // A start on a full disk, too.
     let store = open(&path).await;
     holds(&store, &numbers).await;

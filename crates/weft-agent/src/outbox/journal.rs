@@ -309,4 +309,33 @@ mod tests {
         drop(open(&path));
         Journal::open(&path, "etcd://b").unwrap();
     }
+
+    #[test]
+    fn a_full_disk_acknowledges_nothing_that_is_not_on_it_and_is_used_again_once_it_has_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = weft_lab::SmallDisk::mount(dir.path(), 1 << 20).unwrap();
+        let path = disk.path("outbox.jsonl");
+        let mut journal = open(&path);
+        journal.append(entry("a")).unwrap();
+        disk.fill().unwrap();
+        let mut noted = 1;
+        let error = loop {
+            match journal.append(entry(&"b".repeat(3000))) {
+                // There may be room in the file's last block.
+                Ok(_) if noted < 100 => noted += 1,
+                Ok(_) => panic!("the disk does not fill"),
+                Err(error) => break error.to_string(),
+            }
+        };
+        assert!(error.contains("outbox.jsonl") && error.contains("No space left"), "{error}");
+        assert_eq!(journal.len(), noted);
+        // A start while it is full finds what was acknowledged and nothing else.
+        drop(journal);
+        let mut journal = open(&path);
+        assert_eq!(journal.len(), noted);
+        disk.free().unwrap();
+        journal.append(entry("c")).unwrap();
+        drop(journal);
+        assert_eq!(open(&path).len(), noted + 1);
+    }
 }

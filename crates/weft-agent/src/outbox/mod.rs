@@ -308,7 +308,7 @@ impl Store for Outbox {
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
         if !self.is_away() {
             match self.store.get(key).await {
-                Err(StoreError::Unreachable { .. }) => {}
+                Err(StoreError::Unreachable { .. } | StoreError::Storage { .. }) => {}
                 answered => return answered,
             }
         }
@@ -330,8 +330,9 @@ impl Store for Outbox {
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         if !self.is_away() {
             match self.store.commit(txn.clone()).await {
-                // It may have taken effect; telling it again finds that out.
-                Err(StoreError::Unreachable { .. }) => {}
+                // It may have taken effect; telling it again finds that out. Also when it is the store's disk that is full
+                // or broken: this host's may not be.
+                Err(StoreError::Unreachable { .. } | StoreError::Storage { .. }) => {}
                 answered => return answered,
             }
         }
