@@ -8,12 +8,14 @@
 //! | `cargo xtask lint` | formatting and clippy, as the tests ask for them |
 //! | `cargo xtask measure` | the figures that notes and documents quote |
 //! | `cargo xtask bench` | weft beside the bare wire and Docker's own networks; `--quick` in under 3 minutes |
+//! | `cargo xtask fuzz` | bytes that break a promise of a parser, looked for in every one that meets a stranger |
 //! | `cargo xtask verifier` | whether this kernel and Debian 12's accept the fast path's programs |
 //! | `cargo xtask tools` | installs what the others need |
 
 mod apt;
 mod bench;
 mod demo;
+mod fuzz;
 mod lint;
 mod machine;
 mod measure;
@@ -52,6 +54,8 @@ enum Chore {
     /// One end of a measurement, as the benchmark runs it
     #[command(subcommand, hide = true)]
     BenchPeer(bench::peer::Role),
+    /// Look for bytes that break a promise of a parser that meets a stranger
+    Fuzz(fuzz::Flags),
     /// Offer the fast path's programs to the verifiers of this kernel and of Debian 12's
     Verifier,
     /// Install what the demo and the tests need
@@ -68,6 +72,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Measure => measure::run(),
         Chore::Bench(flags) => bench::run(&flags),
         Chore::BenchPeer(role) => bench::peer::run(&role),
+        Chore::Fuzz(flags) => fuzz::run(&flags),
         Chore::Verifier => verifier::run(),
         Chore::Tools => tools::install(tools::Want::All),
     }

@@ -33,31 +33,40 @@ struct File {
 /// The snapshot that was kept for this store, if there is one that can be read.
 pub(crate) fn load(path: &Path, store: &str) -> Option<Snapshot> {
     let bytes = std::fs::read(path).ok()?;
-    let file: File = match serde_json::from_slice(&bytes) {
-        Ok(file) => file,
+    match read(&bytes, store) {
+        Ok(snapshot) => snapshot,
         Err(error) => {
             tracing::warn!(path = %path.display(), %error, "the kept snapshot cannot be read and is ignored");
-            return None;
+            None
         }
-    };
+    }
+}
+
+/// The snapshot in a file's bytes; `None` if it is of another store.
+pub(crate) fn read(bytes: &[u8], store: &str) -> Result<Option<Snapshot>, serde_json::Error> {
+    let file: File = serde_json::from_slice(bytes)?;
     if file.store != store {
         tracing::info!(kept = file.store, store, "the kept snapshot is of another store and is ignored");
-        return None;
+        return Ok(None);
     }
     let records = file.records.into_iter().map(|(key, value)| (key, value.into_bytes()));
-    Some(Snapshot::from_records(file.revision, records).0)
+    Ok(Some(Snapshot::from_records(file.revision, records).0))
+}
+
+/// The bytes of a file.
+pub(crate) fn written(store: &str, snapshot: &Snapshot) -> Result<Vec<u8>, serde_json::Error> {
+    let records = snapshot.to_records().into_iter();
+    let records = records.map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned())).collect();
+    serde_json::to_vec(&File { store: store.to_owned(), revision: snapshot.revision, records })
 }
 
 /// Writes the snapshot, whole or not at all.
 pub(crate) fn save(path: &Path, store: &str, snapshot: &Snapshot) -> Result<(), AgentError> {
-    let records = snapshot.to_records().into_iter();
-    let records = records.map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned())).collect();
-    let file = File { store: store.to_owned(), revision: snapshot.revision, records };
     let error = |e: &dyn std::fmt::Display| AgentError::File {
         path: path.display().to_string(),
         reason: e.to_string(),
     };
-    let bytes = serde_json::to_vec(&file).map_err(|e| error(&e))?;
+    let bytes = written(store, snapshot).map_err(|e| error(&e))?;
     replace_file(path, 0o644, &bytes).map_err(|e| error(&e))
 }
 

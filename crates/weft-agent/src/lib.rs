@@ -13,6 +13,8 @@ mod cache;
 mod endpoints;
 mod error;
 mod follow;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gc;
 mod leave;
 mod leftovers;

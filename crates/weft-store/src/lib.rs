@@ -10,6 +10,8 @@ mod consul;
 pub mod embedded;
 mod etcd;
 mod follower;
+#[doc(hidden)]
+pub mod fuzzing;
 mod join_token;
 mod lease;
 mod open;

@@ -142,6 +142,23 @@ impl Store for Remote {
     }
 }
 
+/// What a watch delivers whose answer's body comes in these pieces: see [`crate::fuzzing`].
+pub async fn watch_of(pieces: Vec<Vec<u8>>) -> (Vec<Batch>, StoreError) {
+    let body = stream::iter(pieces.into_iter().map(|piece| Ok::<_, io::Error>(io::Cursor::new(piece))));
+    let mut watching = Watching { lines: lines(body), address: "weft://fuzz".to_owned() };
+    let mut batches = Vec::new();
+    loop {
+        match watching.next().await {
+            Ok(Some((batch, rest))) => {
+                batches.push(batch);
+                watching = rest;
+            }
+            Ok(None) => return (batches, StoreError::Invalid("it ended without an error".to_owned())),
+            Err(error) => return (batches, error),
+        }
+    }
+}
+
 fn lines<B, E>(
     body: impl Stream<Item = Result<B, E>> + Send + 'static,
 ) -> BoxStream<'static, Result<String, String>>

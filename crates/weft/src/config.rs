@@ -241,6 +241,12 @@ impl<'a> Layers<'a> {
         Ok(Self { variables, file, keys })
     }
 
+    /// The layers of a file with this text: see [`crate::fuzzing`].
+    pub fn of_text(text: &str, variables: &'a dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let file = PathBuf::from(DEFAULT_FILE);
+        Ok(Self { variables, keys: parse(&file, text)?, file })
+    }
+
     /// The value of a setting, from the first layer that has it.
     fn value<T>(&self, key: &str, flag: Option<&T>) -> Result<Option<T>, ConfigError>
     where

@@ -8,12 +8,15 @@ mod commands;
 mod config;
 mod daemon;
 mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 mod output;
 
 use clap::Parser;
 use std::process::ExitCode;
 
-fn main() -> ExitCode {
+/// Does what the process was started with.
+pub fn run() -> ExitCode {
     let cli = match cli::Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return exit::from_clap(&error),

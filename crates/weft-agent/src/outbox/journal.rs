@@ -234,6 +234,20 @@ fn read(text: &str, store: &str) -> Result<(VecDeque<Entry>, u64), String> {
     }
 }
 
+/// Reads a journal as [`Journal::open`] does: see [`crate::fuzzing`]. The whole lines say the same without the rest, and
+/// so do the entries when they are written again.
+#[allow(clippy::expect_used)] // A panic is how a fuzzer is told.
+pub(crate) fn fuzzing(text: &str, store: &str) -> Result<usize, String> {
+    let (entries, whole) = read(text, store)?;
+    let whole = usize::try_from(whole).expect("no more than the text");
+    assert_eq!(read(&text[..whole], store).as_ref().map(|(again, _)| again), Ok(&entries));
+    let mut again = line(&Line::Head { store: store.to_owned() });
+    again.extend(entries.iter().flat_map(|entry| line(&Line::Entry(entry.clone()))));
+    let again = String::from_utf8(again).expect("JSON is UTF-8");
+    assert_eq!(read(&again, store), Ok((entries.clone(), again.len() as u64)));
+    Ok(entries.len())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,6 +11,8 @@
 mod journal;
 mod replay;
 
+pub(crate) use journal::fuzzing;
+
 use crate::{
     AgentError,
     view::{Link, View},

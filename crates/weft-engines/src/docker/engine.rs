@@ -148,7 +148,8 @@ impl Engine {
     }
 }
 
-fn listed(network: ListedNetwork) -> EngineNetwork {
+/// A network as dockerd's list tells of it.
+pub(super) fn listed(network: ListedNetwork) -> EngineNetwork {
     let sorted = |map: Option<HashMap<_, _>>| map.unwrap_or_default().into_iter().collect();
     let subnets = network.ipam.and_then(|ipam| ipam.config).unwrap_or_default();
     EngineNetwork {

@@ -351,6 +351,13 @@ impl Look {
     }
 }
 
+/// Whether an event is one to look at something for: see [`super::fuzzing`].
+pub(super) fn heeds(event: EventMessage) -> bool {
+    let mut look = Look::default();
+    look.heed(event, "weft", false);
+    look.networks || !look.destroyed.is_empty() || !look.containers.is_empty()
+}
+
 /// Which bound networks the engine does not have any more: it has told so, or does not list them for [`GRACE`].
 /// Keeps what it goes by in `destroyed` and `missing`, for as long as there are bindings it matters for.
 fn vanished(

@@ -20,6 +20,8 @@ mod engine;
 mod fake;
 #[cfg(test)]
 mod fake_dockerd;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ipam;
 mod leak;
 mod mirror;

@@ -50,7 +50,8 @@ pub(super) async fn serve<C: Cluster>(
     }
 }
 
-async fn respond<C: Cluster>(plugin: &Plugin<C>, call: &str, body: &[u8]) -> Response {
+/// The answer to a request for this call.
+pub(super) async fn respond<C: Cluster>(plugin: &Plugin<C>, call: &str, body: &[u8]) -> Response {
     tracing::debug!(call, body = %String::from_utf8_lossy(body), "Docker calls");
     let _under_way = plugin.calls().begin();
     let (status, answer) = match dispatch(plugin, call, body).await {

@@ -184,7 +184,8 @@ struct Header {
     changes: Vec<(String, Option<usize>)>,
 }
 
-fn encode(last: bool, changes: &[Change]) -> Result<Vec<u8>, StoreError> {
+/// An entry as it is stored.
+pub fn encode(last: bool, changes: &[Change]) -> Result<Vec<u8>, StoreError> {
     let lengths = changes.iter().map(|c| (c.key.clone(), c.value.as_ref().map(Vec::len))).collect();
     let header = Header { last, changes: lengths };
     let mut entry = serde_json::to_vec(&header).map_err(|e| StoreError::Invalid(e.to_string()))?;
@@ -195,7 +196,8 @@ fn encode(last: bool, changes: &[Change]) -> Result<Vec<u8>, StoreError> {
     Ok(entry)
 }
 
-fn decode(entry: &[u8]) -> Result<Logged, String> {
+/// What a stored entry says.
+pub fn decode(entry: &[u8]) -> Result<Logged, String> {
     let end = entry.iter().position(|b| *b == b'\n').ok_or("it has no first line")?;
     let (header, mut values) = (&entry[..end], &entry[end + 1..]);
     let header: Header = serde_json::from_slice(header).map_err(|e| e.to_string())?;

@@ -27,6 +27,7 @@
 mod api;
 mod client;
 mod commit;
+pub mod fuzzing;
 mod journal;
 mod layout;
 mod lease;

@@ -7,7 +7,7 @@ mod down;
 mod endpoint;
 mod gc;
 mod lab;
-mod network;
+pub(crate) mod network;
 mod node;
 mod status;
 mod version;

@@ -47,7 +47,7 @@ pub async fn run(command: NetworkCommand, client: &Client) -> Result<ExitCode, F
 }
 
 /// What the flags ask for.
-fn spec(flags: CreateFlags) -> Result<NetworkSpec, Failure> {
+pub(crate) fn spec(flags: CreateFlags) -> Result<NetworkSpec, Failure> {
     let subnets = subnets(&flags)?;
     let options = unique("-o", flags.options)?;
     Ok(NetworkSpec {
