@@ -18,6 +18,7 @@
 //! | `v1/removing/NETWORK` | [`Removing`] | while the network is being removed: nothing may join it |
 //! | `v1/wanted/NETWORK/IP` | node id | by a node that asks for an address which another holds ahead |
 //! | `v1/pools/POOL` | [`Pool`] | by an engine's IPAM call, until a network is made of it |
+//! | `v1/moved` | [`Moved`] | by `weft store`: while it stands, no daemon writes here |
 
 use crate::{Endpoint, EndpointId, NetworkId, NetworkName, NodeId, Subnet, UnixSeconds, Vni};
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,8 @@ pub const REMOVING: &str = "v1/removing/";
 pub const WANTED: &str = "v1/wanted/";
 /// Prefix of [`pool_key`].
 pub const POOLS: &str = "v1/pools/";
+/// The record that closes a store to all daemons.
+pub const MOVED: &str = "v1/moved";
 
 /// What [`META`] holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +93,20 @@ pub struct Pool {
     /// The network it became.
     pub network: Option<NetworkId>,
     /// When it was asked for.
+    pub since: UnixSeconds,
+}
+
+/// The mark that closes a store. Every transaction of a daemon is made on the condition that it is absent, so from the
+/// revision that writes it on, nothing is written but by whoever wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The URL of the store that holds the records from now on. `None`: this store is being filled, and nobody may use it
+    /// before that is done.
+    pub to: Option<String>,
+    /// The options of that store, in writing; empty: none.
+    #[serde(default)]
+    pub options: String,
+    /// Since when.
     pub since: UnixSeconds,
 }
 

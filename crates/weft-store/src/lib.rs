@@ -5,10 +5,14 @@
 //! once and in order or ends with an error. The records' layout is [`weft_model::schema`]'s business.
 
 mod backoff;
+mod backup;
 mod base64_value;
+mod check;
 mod consul;
 pub mod embedded;
 mod etcd;
+mod fence;
+mod fill;
 mod follower;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -24,9 +28,13 @@ mod tls;
 mod url;
 mod wire;
 
+pub use backup::{Backup, BackupError, BackupHead, KeyValue};
+pub use check::{Finding, check};
 pub use consul::{Consul, ConsulOptions, ConsulTls};
 pub use embedded::Embedded;
 pub use etcd::Etcd;
+pub use fence::{Fenced, moved};
+pub use fill::{FillError, Filled, copy, reopen, restore};
 pub use follower::{Event, FollowOptions, Follower, follow, follow_with};
 pub use join_token::{JoinToken, JoinTokenError};
 pub use lease::{LeaseKeeper, LeaseState};

@@ -3,7 +3,7 @@
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
-use weft_model::{Change, Revision};
+use weft_model::{Change, Revision, schema::Moved};
 
 /// A key's value and the revision that wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl Write {
         }
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Put { key, value, .. } => key.len() + value.len(),
             Self::Delete { key } => key.len(),
@@ -264,6 +264,14 @@ pub enum StoreError {
         /// What is wrong with its certificate.
         reason: String,
     },
+    /// The store is closed: it has moved, or is being filled.
+    #[error("the store {store} {}", closed(.moved))]
+    Moved {
+        /// The store's address.
+        store: String,
+        /// The mark in it.
+        moved: Moved,
+    },
     /// The history that a watch asked for is gone.
     #[error("the store has forgotten its history up to revision {0}")]
     Compacted(Revision),
@@ -281,4 +289,13 @@ pub enum StoreError {
         /// What is wrong.
         reason: String,
     },
+}
+
+fn closed(moved: &Moved) -> String {
+    match &moved.to {
+        Some(to) => format!("has moved to {to}"),
+        None => "is being filled and cannot be used yet: `weft store restore` or `weft store copy` is at it, or has to be \
+                 run again if it was broken off"
+            .to_owned(),
+    }
 }

@@ -129,6 +129,15 @@ impl StoreFile {
         Ok(file)
     }
 
+    /// Reads every page of the file and compares its checksums. `false`: what was damaged has been mended from what is left.
+    pub fn check(&self) -> Result<bool, StoreError> {
+        let mut opened = self.database.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut opened.database {
+            Some(database) => database.check_integrity().map_err(|e| storage(&self.path, &e)),
+            None => Err(storage(&self.path, &redb::Error::DatabaseClosed)),
+        }
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -81,6 +81,12 @@ impl Embedded {
         .unwrap_or_else(|e| Err(storage(&path, &e)))
     }
 
+    /// Reads every page of the store's file and compares its checksums. `false`: what was damaged has been mended from what is
+    /// left. [`StoreError::Storage`] when it cannot be.
+    pub async fn check_file(&self) -> Result<bool, StoreError> {
+        self.core.read(StoreFile::check).await
+    }
+
     /// The store's file.
     pub fn path(&self) -> &Path {
         self.core.file.path()
