@@ -7,17 +7,20 @@ use crate::{
     outbox::{Outbox, is_local},
     reconcile::Reconciled,
     troubles::Troubles,
-    view::View,
+    view::{Link, View},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use weft_kernel::Kernel;
-use weft_model::{Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Snapshot, schema};
+use weft_model::{
+    Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Snapshot,
+    schema::{self, Scope},
+};
 use weft_store::{Outcome, Record, Store, StoreError, Txn};
 
 /// How long a verb waits for this host's kernel to reflect what it wrote. Making a veth pair takes
@@ -87,7 +90,7 @@ impl Agent {
         let name: NetworkName = reference.parse().map_err(|_| missing())?;
         match self.0.store.get(&schema::name_key(&name)).await {
             Ok(Some(record)) => {
-                self.seen(record.modified).await?;
+                self.seen(&Scope::Cluster, record.modified).await?;
                 known().ok_or_else(missing)
             }
             Ok(None) => Err(missing()),
@@ -104,9 +107,12 @@ impl Agent {
     /// Does a transaction. When it was done, waits until the snapshot shows it: what a verb wrote, the next
     /// verb sees. Only for transactions that change something, since only a change brings the snapshot forward.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Outcome, AgentError> {
+        let scopes: BTreeSet<Scope> = txn.writes.iter().map(|write| Scope::of(write.key())).collect();
         let outcome = self.0.store.commit(txn).await?;
         if let Outcome::Committed(revision) = outcome {
-            self.seen(revision).await?;
+            for scope in &scopes {
+                self.seen(scope, revision).await?;
+            }
         }
         Ok(outcome)
     }
@@ -114,16 +120,56 @@ impl Agent {
     /// Waits until the snapshot shows the records that stood in the way of a transaction: the next attempt is then
     /// made with open eyes.
     pub(crate) async fn caught_up(&self, present: &[Option<Record>]) -> Result<(), AgentError> {
-        let latest = present.iter().flatten().map(|r| r.modified).max().unwrap_or(Revision::ZERO);
-        self.seen(latest).await
+        for record in present.iter().flatten() {
+            self.seen(&Scope::of(&record.key), record.modified).await?;
+        }
+        Ok(())
     }
 
-    async fn seen(&self, revision: Revision) -> Result<(), AgentError> {
-        if is_local(revision) {
+    /// Follows the members of a network, if this host did not yet; returns when they are known. While the store is away it
+    /// returns at once: what is known then is all there is.
+    pub(crate) async fn follow_network(&self, network: &NetworkId) -> Result<(), AgentError> {
+        self.0.view.followed.add(network)?;
+        let scope = Scope::Network(network.clone());
+        let (mut seen, mut link) = (self.0.view.seen(), self.0.view.link());
+        let listed = async {
+            tokio::select! {
+                _ = seen.wait_for(|seen| seen.of(&scope).is_some()) => {}
+                _ = link.wait_for(|link| matches!(link, Link::Down(_))) => {}
+            }
+        };
+        tokio::time::timeout(APPLY_TIMEOUT, listed).await.map_err(|_| {
+            AgentError::Store(StoreError::Unreachable {
+                store: self.0.store.address(),
+                reason: format!("it does not list the members of network {}", network.short()),
+            })
+        })
+    }
+
+    /// All records, also of networks that this host takes no part in: asked of the store, for those who look at the whole
+    /// cluster. While the store is away, what this host knows.
+    pub(crate) async fn everything(&self) -> Snapshot {
+        let listed = if self.0.outbox.is_away() { None } else { self.0.store.list(schema::ALL).await.ok() };
+        listed.map_or_else(
+            || self.read(Snapshot::clone),
+            |listing| {
+                let records = listing.records.into_iter().map(|r| (r.key, r.value));
+                Snapshot::from_records(listing.revision, records).0
+            },
+        )
+    }
+
+    /// Waits until the snapshot shows what `revision` has done in a scope that is followed.
+    async fn seen(&self, scope: &Scope, revision: Revision) -> Result<(), AgentError> {
+        let followed = match scope {
+            Scope::Cluster => true,
+            Scope::Network(network) => self.0.view.followed.contains(network),
+        };
+        if is_local(revision) || !followed {
             return Ok(());
         }
         let mut seen = self.0.view.seen();
-        let arrived = seen.wait_for(|seen| *seen >= revision);
+        let arrived = seen.wait_for(|seen| seen.of(scope).is_some_and(|seen| seen >= revision));
         match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
             Ok(_) => Ok(()),
             Err(_) => Err(AgentError::Store(StoreError::Unreachable {
@@ -133,13 +179,18 @@ impl Agent {
         }
     }
 
-    /// Waits until this host's kernel reflects `revision`; of a write that the store has not been told, everything that is
-    /// in the view by now.
-    pub(crate) async fn applied(&self, revision: Revision, what: &str) -> Result<(), AgentError> {
+    /// Waits until this host's kernel reflects what `revision` has done on a network.
+    pub(crate) async fn applied(
+        &self,
+        network: &NetworkId,
+        revision: Revision,
+        what: &str,
+    ) -> Result<(), AgentError> {
+        self.seen(&Scope::Network(network.clone()), revision).await?;
         let mut reconciled = self.0.reconciled.clone();
-        let (local, writes) = (is_local(revision), self.0.view.writes());
-        let arrived =
-            reconciled.wait_for(|r| if local { r.writes >= writes } else { r.revision >= revision });
+        // It is in the view; so it is done when the loop has come as far as the view is now.
+        let writes = self.0.view.writes();
+        let arrived = reconciled.wait_for(|r| r.writes >= writes);
         let reason = match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(_)) => "the daemon is ending".to_owned(),

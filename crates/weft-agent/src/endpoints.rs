@@ -65,6 +65,7 @@ impl Agent {
     /// Claims an endpoint's addresses and writes its record, at once or not at all; then waits until this host's
     /// kernel has its port. Asked for again with the same id, answers with what is there.
     pub async fn create_endpoint(&self, spec: EndpointSpec) -> Result<Endpoint, AgentError> {
+        self.follow_network(&spec.network).await?;
         if let Some(present) = self.endpoint(&spec.network, &spec.id) {
             let same = present.node == self.0.node
                 && spec.addresses.iter().all(|wanted| present.addresses().any(|a| a == *wanted));
@@ -268,7 +269,7 @@ impl Agent {
 
     async fn port_made(&self, endpoint: &Endpoint, revision: Revision) -> Result<(), AgentError> {
         let what = format!("endpoint {}", endpoint.display_name());
-        self.applied(revision, &what).await?;
+        self.applied(&endpoint.network, revision, &what).await?;
         let vni = self
             .read(|s| s.networks.get(&endpoint.network).map(|n| n.vni))
             .ok_or_else(|| AgentError::NoSuchNetwork(endpoint.network.to_string()))?;
@@ -347,7 +348,7 @@ impl Agent {
     pub async fn remove_endpoint(&self, network: &NetworkId, id: &EndpointId) -> Result<(), AgentError> {
         if let Some(revision) = self.withdraw(network, id).await? {
             tracing::info!(endpoint = id.short(), network = network.short(), "endpoint removed");
-            self.applied(revision, &format!("the removal of endpoint {}", id.short())).await?;
+            self.applied(network, revision, &format!("the removal of endpoint {}", id.short())).await?;
         }
         Ok(())
     }

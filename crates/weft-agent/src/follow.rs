@@ -1,44 +1,78 @@
-//! From the store to the view: what the watch brings, in order.
+//! From the store to the view: what the watches bring, in order.
+//!
+//! One watch is on what every host has to know, and one on each network that this host takes part in. So what a host hears
+//! and holds grows with its own networks, not with the cluster.
 
 use crate::{
     outbox::Outbox,
     view::{Link, View},
 };
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
-use weft_model::{BadRecord, schema};
+use std::{collections::BTreeMap, sync::Arc};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use weft_model::{BadRecord, NetworkId, schema::Scope};
 use weft_store::{Event, Store, follow};
 
 /// Feeds the view until `shutdown`.
 pub(crate) async fn run(outbox: Arc<Outbox>, view: Arc<View>, shutdown: CancellationToken) {
-    let store = Arc::clone(&outbox) as Arc<dyn Store>;
-    let mut follower = follow(Arc::clone(&store), schema::ROOT);
     loop {
-        let event = tokio::select! {
-            event = follower.next() => event,
-            () = outbox.wants_listing() => {
-                follower = follow(Arc::clone(&store), schema::ROOT);
+        tokio::select! {
+            () = follow_all(&outbox, &view) => {}
+            // All of them list again.
+            () = outbox.wants_listing() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+/// Follows what every host knows, and the networks that are followed at any time. Does not end.
+async fn follow_all(outbox: &Arc<Outbox>, view: &Arc<View>) {
+    let start =
+        |scope| AbortOnDropHandle::new(tokio::spawn(follow_one(Arc::clone(outbox), Arc::clone(view), scope)));
+    let _cluster = start(Scope::Cluster);
+    let mut changed = view.followed.changed();
+    let mut networks: BTreeMap<NetworkId, AbortOnDropHandle<()>> = BTreeMap::new();
+    loop {
+        changed.mark_unchanged();
+        let followed = view.followed.all();
+        let given_up: Vec<_> = networks.extract_if(.., |id, _| !followed.contains(id)).collect();
+        for (network, task) in given_up {
+            drop(task);
+            view.forget(&network);
+        }
+        for network in followed {
+            networks.entry(network).or_insert_with_key(|id| start(Scope::Network(id.clone())));
+        }
+        // The view, which has the other end, is there.
+        let _ = changed.changed().await;
+    }
+}
+
+/// Follows one scope. Whether the store is there is told by the watch on what every host knows.
+async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
+    let store = Arc::clone(&outbox) as Arc<dyn Store>;
+    let mut follower = follow(store, &scope.prefix());
+    let tells = scope == Scope::Cluster;
+    while let Some(event) = follower.next().await {
+        match event {
+            Event::Resync(listing) => {
+                outbox.follows(&scope, listing.revision).await;
+                report(&view.reset(&scope, listing));
+            }
+            Event::Changed(batch) => {
+                outbox.follows(&scope, batch.revision).await;
+                report(&view.apply(&scope, &batch));
+            }
+            Event::Returned => {}
+            Event::Away(error) => {
+                if tells {
+                    tracing::warn!(%error, "the store is away; what is known stays in place");
+                    view.store_is(Link::Down(error.to_string()));
+                }
                 continue;
             }
-            () = shutdown.cancelled() => return,
-        };
-        match event {
-            Some(Event::Resync(listing)) => {
-                outbox.follows(listing.revision).await;
-                report(&view.reset(listing));
-                up(&view);
-            }
-            Some(Event::Changed(batch)) => {
-                outbox.follows(batch.revision).await;
-                report(&view.apply(&batch));
-                up(&view);
-            }
-            Some(Event::Returned) => up(&view),
-            Some(Event::Away(error)) => {
-                tracing::warn!(%error, "the store is away; what is known stays in place");
-                view.store_is(Link::Down(error.to_string()));
-            }
-            None => return,
+        }
+        if tells {
+            up(&view);
         }
     }
 }

@@ -6,9 +6,9 @@ use weft_plan::{Leak, leaks};
 use weft_store::{Outcome, Txn};
 
 impl Agent {
-    /// What nobody needs any more, as this host knows the cluster.
-    pub fn leaks(&self) -> Vec<Leak> {
-        self.read(leaks)
+    /// What nobody needs any more, as the store knows the cluster.
+    pub async fn leaks(&self) -> Vec<Leak> {
+        leaks(&self.everything().await)
     }
 
     /// Removes what is safe to remove, and everything of `dead` nodes, whose leases must have ended. Each record is removed
@@ -19,7 +19,7 @@ impl Agent {
     pub async fn collect_garbage(&self, dead: &[String]) -> Result<Vec<Leak>, AgentError> {
         let dead = dead.iter().map(|name| self.dead_node(name)).collect::<Result<Vec<_>, _>>()?;
         let mut removed = Vec::new();
-        for leak in self.leaks() {
+        for leak in self.leaks().await {
             if (leak.safe || dead.contains(&leak.node)) && self.remove_leak(&leak).await? {
                 tracing::info!(
                     key = leak.key,
@@ -37,7 +37,7 @@ impl Agent {
     /// `false`: it has changed since it was seen.
     async fn remove_leak(&self, leak: &Leak) -> Result<bool, AgentError> {
         let Some(record) = self.0.store.get(&leak.key).await? else { return Ok(false) };
-        if !self.leaks().contains(leak) {
+        if !self.leaks().await.contains(leak) {
             return Ok(false);
         }
         let txn = Txn::new().unchanged(&leak.key, record.modified).delete(&leak.key);

@@ -13,6 +13,7 @@ mod cache;
 mod endpoints;
 mod error;
 mod follow;
+mod followed;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;

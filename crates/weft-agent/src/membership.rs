@@ -11,6 +11,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_kernel::{KernelError, Underlay, UnderlayWatch, host_addresses, route_mtu, watch_underlay};
 use weft_model::{Mtu, Node, NodeId, encode, schema, unix_now};
@@ -18,6 +19,8 @@ use weft_store::{LeaseKeeper, Store, Txn, replace_file};
 
 /// How often the record is compared even when nothing seems to have changed.
 const LOOK: Duration = Duration::from_secs(30);
+/// New peers come in crowds: each look asks the routing table for all of them.
+const CROWD: Duration = Duration::from_secs(1);
 /// Events of an underlay come in bursts.
 const SETTLE: Duration = Duration::from_millis(200);
 /// How soon the record is written again that could not be.
@@ -119,10 +122,13 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         .ok();
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
     let mut addresses = host_addresses().unwrap_or_default();
-    let mut published = false;
+    let (mut published, mut due, mut wait) = (false, true, LOOK);
+    let mut crowd: Option<Instant> = None;
     loop {
-        let wait = if publish(&inner, &mut published).await { LOOK } else { AGAIN };
-        tokio::select! {
+        if due {
+            wait = if publish(&inner, &mut published).await { LOOK } else { AGAIN };
+        }
+        due = tokio::select! {
             () = shutdown.cancelled() => break,
             event = changed(underlay.as_ref()) => {
                 if let Err(error) = event {
@@ -131,13 +137,24 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
                 }
                 tokio::time::sleep(SETTLE).await;
                 watch_for_losses(&inner, &mut addresses).await;
-                look(&inner);
+                look(&inner)
             }
-            // A new peer may be behind a narrower path.
-            _ = nodes.changed() => look(&inner),
-            _ = link.changed() => {}
-            () = tokio::time::sleep(wait) => look(&inner),
-        }
+            // A new peer may be behind a narrower path. Where a whole cluster starts, they come in crowds.
+            _ = nodes.changed(), if crowd.is_none() => {
+                crowd = Some(Instant::now() + CROWD);
+                false
+            }
+            () = until(crowd) => {
+                crowd = None;
+                nodes.mark_unchanged();
+                look(&inner) || !inner.view.this_is_stored()
+            }
+            _ = link.changed() => true,
+            () = tokio::time::sleep(wait) => {
+                look(&inner);
+                true
+            }
+        };
     }
     drop(lease);
 }
@@ -151,6 +168,14 @@ pub(crate) fn lease(inner: &Inner) -> LeaseKeeper {
         inner.options.lease_ttl,
         inner.shutdown.clone(),
     )
+}
+
+/// Waits for a moment; for ever if there is none.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn changed(underlay: Option<&UnderlayWatch>) -> Result<(), KernelError> {
@@ -174,8 +199,8 @@ async fn watch_for_losses(inner: &Inner, known: &mut BTreeSet<IpAddr>) {
     }
 }
 
-/// Takes in what has changed on this host.
-fn look(inner: &Inner) {
+/// Takes in what has changed on this host. Whether anything has.
+fn look(inner: &Inner) -> bool {
     let known = inner.view.this();
     let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
     let described = describe(&inner.options, &inner.node, inner.epoch);
@@ -193,13 +218,15 @@ fn look(inner: &Inner) {
         Ok(node) if node != known => {
             tracing::info!(vteps = ?node.vteps, mtu = %node.underlay_mtu, "this host's addresses or routes changed");
             inner.view.set_this(node);
+            true
         }
-        Ok(_) => {}
+        Ok(_) => false,
         // An interface that is down for a moment takes nothing away: the last known record stays.
         Err(error) if news => {
-            tracing::warn!(%error, "this host's underlay cannot be read; it stays as last known")
+            tracing::warn!(%error, "this host's underlay cannot be read; it stays as last known");
+            false
         }
-        Err(_) => {}
+        Err(_) => false,
     }
 }
 

@@ -225,7 +225,7 @@ impl Agent {
                     None => continue,
                 },
             };
-            let endpoints = self.0.store.list(&format!("{}{id}/", schema::ENDPOINTS)).await?;
+            let endpoints = self.0.store.list(&schema::endpoints_of(id)).await?;
             if !endpoints.records.is_empty() {
                 self.0.store.commit(Txn::new().unchanged(&mark, marked).delete(&mark)).await?;
                 return Err(self.in_use(&network, &endpoints.records));
@@ -245,8 +245,8 @@ impl Agent {
         mark: &str,
         marked: Revision,
     ) -> Result<bool, AgentError> {
-        let claims = self.0.store.list(&format!("{}{}/", schema::ADDRESSES, network.id)).await?;
-        let wanted = self.0.store.list(&format!("{}{}/", schema::WANTED, network.id)).await?;
+        let claims = self.0.store.list(&schema::addresses_of(&network.id)).await?;
+        let wanted = self.0.store.list(&schema::wanted_of(&network.id)).await?;
         // One compare goes with each chunk.
         let most = self.0.store.limits().operations.saturating_sub(1).max(1);
         for chunk in [claims.records, wanted.records].concat().chunks(most) {

@@ -123,11 +123,8 @@ impl Reconciler {
     fn plan_news(&mut self) -> Option<(BTreeSet<Key>, Planned)> {
         let planner = &mut self.planner;
         self.view.take_news(|snapshot, news| {
-            let keys = if news.all {
-                planner.reset(snapshot)
-            } else {
-                news.touched.iter().flat_map(|touched| planner.update(snapshot, touched)).collect()
-            };
+            let keys =
+                if news.all { planner.reset(snapshot) } else { planner.update_all(snapshot, &news.touched) };
             (keys, Planned { revision: snapshot.revision, writes: news.writes })
         })
     }

@@ -2,9 +2,10 @@
 //!
 //! On every network that has an endpoint here, a few addresses are claimed in the store for this node
 //! ([`weft_plan::reserve_change`]). To every other host they are taken. When the last endpoint has gone they are kept for
-//! a while: a container that was stopped may be started again.
+//! a while: a container that was stopped may be started again. Networks that this host does not follow are no affair of the
+//! reserve's; those that it needs no longer it ceases to follow here.
 
-use crate::{Agent, AgentError};
+use crate::{Agent, AgentError, followed::KEPT};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,12 +16,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, NodeId, encode, schema};
 use weft_plan::{reserve_change, reserved};
-use weft_store::{Outcome, StoreError, Txn};
+use weft_store::{StoreError, Txn};
 
 /// Changes are gathered for this long.
 const SETTLE: Duration = Duration::from_millis(500);
-/// How long the reserve of a network without endpoints here is kept.
-const KEPT: Duration = Duration::from_hours(1);
+/// A look goes through all claims of the networks here; after it, a rest of this many times as long as it took.
+const REST_FACTOR: u32 = 50;
 
 /// How long a host that lives takes to give back what it holds ahead, at most.
 const GIVING_BACK: Duration = Duration::from_secs(3);
@@ -30,8 +31,9 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
     let mut seen = agent.0.view.seen();
     let mut last_used: BTreeMap<NetworkId, Instant> = BTreeMap::new();
     loop {
+        let mut rest = SETTLE;
         if !agent.0.outbox.is_away()
-            && let Err(error) = agent.settle_reserve(&mut last_used).await
+            && let Err(error) = agent.settle_reserve(&mut last_used, &mut rest).await
         {
             tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
         }
@@ -42,57 +44,76 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(SETTLE) => {}
+            () = tokio::time::sleep(rest) => {}
         }
         seen.mark_unchanged();
     }
 }
 
 impl Agent {
-    async fn settle_reserve(&self, last_used: &mut BTreeMap<NetworkId, Instant>) -> Result<(), AgentError> {
+    /// Looks once, and does what has to be done. `rest`: how long to rest then.
+    async fn settle_reserve(
+        &self,
+        last_used: &mut BTreeMap<NetworkId, Instant>,
+        rest: &mut Duration,
+    ) -> Result<(), AgentError> {
         let reserving = self.0.reserving.lock().await;
         if !*reserving {
             return Ok(());
         }
         let now = Instant::now();
-        let changes = self.read(|s| {
-            let ours = |id: &NetworkId| {
-                s.endpoints.get(id).is_some_and(|all| all.values().any(|e| e.node == self.0.node))
+        let followed = self.0.view.followed.all();
+        let (changes, needed) = self.read(|s| {
+            let ours = |id: &&NetworkId| {
+                s.endpoints.get(*id).is_some_and(|all| all.values().any(|e| e.node == self.0.node))
             };
-            let in_use: BTreeSet<_> = s.networks.keys().filter(|id| ours(id)).cloned().collect();
-            last_used.extend(in_use.into_iter().map(|id| (id, now)));
+            last_used.extend(followed.iter().filter(ours).map(|id| (id.clone(), now)));
             last_used.retain(|id, used| s.networks.contains_key(id) && now - *used < KEPT);
             let (none, nobody) = (BTreeMap::new(), BTreeMap::new());
-            let mut changes = Vec::new();
-            for network in s.networks.values() {
-                let claims = s.addresses.get(&network.id).unwrap_or(&none);
+            let (mut changes, mut needed) = (Vec::new(), BTreeSet::new());
+            for id in &followed {
+                let claims = s.addresses.get(id).unwrap_or(&none);
+                let used = last_used.contains_key(id);
+                if used || claims.values().any(|c| c.node == self.0.node) {
+                    needed.insert(id.clone());
+                }
+                let Some(network) = s.networks.get(id) else { continue };
                 for subnet in &network.subnets {
-                    let used = last_used.contains_key(&network.id);
                     if !used && reserved(claims, subnet, &self.0.node).next().is_none() {
                         continue;
                     }
-                    let wanted = s.wanted.get(&network.id).unwrap_or(&nobody);
+                    let wanted = s.wanted.get(id).unwrap_or(&nobody);
                     let nodes = s.nodes.len();
                     let change = reserve_change(network, subnet, claims, wanted, &self.0.node, nodes, used);
-                    changes.push((network.id.clone(), change));
+                    changes.push((id.clone(), change));
                 }
             }
-            changes
+            (changes, needed)
         });
+        *rest = SETTLE.max(now.elapsed() * REST_FACTOR);
+        let exists = |id: &NetworkId| self.read(|s| s.networks.contains_key(id));
+        self.0.view.followed.give_up(|id| needed.contains(id), exists, KEPT)?;
         for (network, change) in changes {
-            for ip in change.claim {
-                let (key, mark) = (schema::address_key(&network, ip), schema::removing_key(&network));
-                let claim = self.new_claim(ClaimKind::Reserved, None);
-                let txn = Txn::new().absent(&key).present(schema::network_key(&network)).absent(mark);
-                // Refused: somebody else was faster, or the network goes. The next look sees it.
-                if let Outcome::Refused(_) = self.0.store.commit(txn.put(key, encode(&claim))).await? {
-                    break;
-                }
-            }
+            self.claim_ahead(&network, &change.claim).await?;
             for ip in change.release {
                 self.release_reserved(schema::address_key(&network, ip)).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Claims addresses, all or none. None: somebody else was faster, or the network goes. The next look sees it.
+    async fn claim_ahead(&self, network: &NetworkId, addresses: &[IpAddr]) -> Result<(), AgentError> {
+        if addresses.is_empty() {
+            return Ok(());
+        }
+        let claim = encode(&self.new_claim(ClaimKind::Reserved, None));
+        let txn = Txn::new().present(schema::network_key(network)).absent(schema::removing_key(network));
+        let txn = addresses
+            .iter()
+            .map(|ip| schema::address_key(network, *ip))
+            .fold(txn, |txn, key| txn.absent(&key).put(key, claim.clone()));
+        self.0.store.commit(txn).await?;
         Ok(())
     }
 
@@ -133,7 +154,7 @@ impl Agent {
         let (mut seen, until) = (self.0.view.seen(), Instant::now() + GIVING_BACK);
         while held_elsewhere() {
             if tokio::time::timeout_at(until, seen.changed()).await.is_err() {
-                self.commit(Txn::new().delete(key)).await?;
+                self.commit(Txn::new().present(&key).delete(key)).await?;
                 break;
             }
         }

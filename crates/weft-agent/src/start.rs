@@ -3,14 +3,16 @@
 use crate::{
     Agent, AgentError, AgentOptions, Datapath,
     agent::Inner,
-    api, cache, follow, leftovers, membership,
+    api, cache, follow,
+    followed::Followed,
+    leftovers, membership,
     outbox::Outbox,
     reconcile::Reconciler,
     reserve,
     view::{Link, View},
 };
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
@@ -19,8 +21,8 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_kernel::{FastPath, Kernel, KernelError, Linux, LinuxOptions, fast_path, requirements};
 use weft_model::{
-    Node, NodeId, Snapshot, encode,
-    schema::{self, Meta},
+    NetworkId, Node, NodeId, Snapshot, encode,
+    schema::{self, Meta, Scope},
 };
 use weft_store::{JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn, probe};
 
@@ -129,11 +131,20 @@ impl Known {
         let cache = options.state_dir.join("snapshot.json");
         let kept = cache::load(&cache, &store.address());
         let (last, connected) = meet_store(store.as_ref(), &this.id, kept.as_ref()).await?;
+        let known = last.is_some();
         let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
         if connected {
             membership::write(store.as_ref(), &this).await?;
         }
-        let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default()));
+        let path = options.state_dir.join("networks.json");
+        let noted = Followed::load(&path)?;
+        let networks = match noted {
+            Some(networks) => networks,
+            None if known => networks_of(store.as_ref(), &this.id, kept.as_ref(), connected).await?,
+            None => BTreeSet::new(),
+        };
+        let followed = Followed::new(&path, networks)?;
+        let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default(), followed));
         let outbox = options.state_dir.join("outbox.jsonl");
         let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), this.id.clone())?);
         tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
@@ -308,12 +319,36 @@ async fn meet_store(
     Ok((record.and_then(|r| serde_json::from_slice(&r.value).ok()), true))
 }
 
-/// Waits for the first listing: planning without it would take down what a previous daemon has built.
+/// The networks on which a node has left something, for one that has not noted them.
+async fn networks_of(
+    store: &dyn Store,
+    node: &NodeId,
+    kept: Option<&Snapshot>,
+    connected: bool,
+) -> Result<BTreeSet<NetworkId>, AgentError> {
+    let of = |s: &Snapshot| {
+        let endpoints = s.all_endpoints().filter(|e| e.node == *node).map(|e| e.network.clone());
+        let claimed = s.addresses.iter().filter(|(_, claims)| claims.values().any(|c| c.node == *node));
+        endpoints.chain(claimed.map(|(network, _)| network.clone())).collect()
+    };
+    if !connected {
+        return Ok(kept.map(of).unwrap_or_default());
+    }
+    let listing = store.list(schema::ON).await?;
+    let records = listing.records.into_iter().map(|r| (r.key, r.value));
+    Ok(of(&Snapshot::from_records(listing.revision, records).0))
+}
+
+/// Waits for the first listings: planning without them would take down what a previous daemon has built.
 async fn first_listing(view: &View, store: &dyn Store, options: &AgentOptions) -> Result<(), AgentError> {
-    let mut link = view.link();
-    let up = link.wait_for(|link| *link == Link::Up);
-    match tokio::time::timeout(options.store_timeout, up).await {
-        Ok(Ok(_)) => Ok(()),
+    let (mut link, mut seen) = (view.link(), view.seen());
+    let followed: Vec<_> = view.followed.all().into_iter().map(Scope::Network).collect();
+    let all = async {
+        let up = link.wait_for(|link| *link == Link::Up).await.is_ok();
+        up && seen.wait_for(|seen| followed.iter().all(|scope| seen.of(scope).is_some())).await.is_ok()
+    };
+    match tokio::time::timeout(options.store_timeout, all).await {
+        Ok(true) => Ok(()),
         _ => Err(AgentError::Store(StoreError::Unreachable {
             store: store.address(),
             reason: "it answered once, but did not list its records".to_owned(),

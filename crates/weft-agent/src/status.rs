@@ -122,8 +122,9 @@ impl Agent {
     }
 
     /// All networks, by name.
-    pub fn networks(&self) -> Vec<NetworkView> {
-        let mut views: Vec<_> = self.read(|s| s.networks.values().map(|n| self.network_view(s, n)).collect());
+    pub async fn networks(&self) -> Vec<NetworkView> {
+        let all = self.everything().await;
+        let mut views: Vec<_> = all.networks.values().map(|n| self.network_view(&all, n)).collect();
         views.sort_by(|a, b| a.network.display_name().cmp(b.network.display_name()));
         views
     }
@@ -140,8 +141,9 @@ impl Agent {
     }
 
     /// All endpoints, by network and address.
-    pub fn endpoints(&self) -> Vec<EndpointView> {
-        sorted(self.read(|s| s.all_endpoints().map(|e| self.endpoint_view(s, e)).collect()))
+    pub async fn endpoints(&self) -> Vec<EndpointView> {
+        let all = self.everything().await;
+        sorted(all.all_endpoints().map(|e| self.endpoint_view(&all, e)).collect())
     }
 
     pub(crate) fn endpoint_view(&self, snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
@@ -167,15 +169,14 @@ impl Agent {
     }
 
     /// All nodes, by name.
-    pub fn nodes(&self) -> Vec<NodeView> {
-        let mut views: Vec<_> = self.read(|s| {
-            let mut endpoints: BTreeMap<&NodeId, usize> = BTreeMap::new();
-            for endpoint in s.all_endpoints() {
-                *endpoints.entry(&endpoint.node).or_default() += 1;
-            }
-            let count = |n: &Node| endpoints.get(&n.id).copied().unwrap_or(0);
-            s.nodes.values().map(|n| self.node_view(s, n, count(n))).collect()
-        });
+    pub async fn nodes(&self) -> Vec<NodeView> {
+        let all = self.everything().await;
+        let mut endpoints: BTreeMap<&NodeId, usize> = BTreeMap::new();
+        for endpoint in all.all_endpoints() {
+            *endpoints.entry(&endpoint.node).or_default() += 1;
+        }
+        let count = |n: &Node| endpoints.get(&n.id).copied().unwrap_or(0);
+        let mut views: Vec<_> = all.nodes.values().map(|n| self.node_view(&all, n, count(n))).collect();
         views.sort_by(|a, b| a.name.cmp(&b.name).then_with(|| a.id.cmp(&b.id)));
         views
     }

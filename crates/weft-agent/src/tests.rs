@@ -4,5 +4,6 @@ mod addresses;
 mod away;
 pub(crate) mod cluster;
 mod drift;
+mod followed;
 mod gc;
 mod networks;

@@ -1,12 +1,22 @@
 //! What this daemon knows of the cluster: the snapshot, and the news since the plan last looked.
+//!
+//! It knows what every host knows ([`Scope::Cluster`]) and the members of the networks that it follows. The store tells of each
+//! in order, but not of all in one order: how far the view has come is counted for each.
 
+use crate::followed::Followed;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::{Notify, watch};
-use weft_model::{BadRecord, Change, Node, Revision, Snapshot, Touched, schema};
+use weft_model::{
+    BadRecord, Change, NetworkId, Node, Revision, Snapshot, Touched,
+    schema::{self, Scope},
+};
 use weft_store::{Batch, Listing};
 
 /// The cluster as this daemon sees it. Written by the follower alone, read by everything.
@@ -14,16 +24,46 @@ pub(crate) struct View {
     /// This node's record as it should be. It stands in the snapshot also when the store has lost it, or has another: the
     /// plan would be that this host has nothing, or that of a stranger.
     this: RwLock<Node>,
+    /// Whether the store has it.
+    stored: AtomicBool,
     /// What this host has written while the store was away and the follower has not brought back yet, by key: it stands
     /// in the snapshot whatever the store says. `None`: removed.
     untold: Mutex<Untold>,
     snapshot: RwLock<Snapshot>,
     news: Mutex<News>,
     wake: Notify,
-    seen: watch::Sender<Revision>,
+    seen: watch::Sender<Seen>,
+    /// The networks that are followed, or are about to be.
+    pub(crate) followed: Followed,
     networks: watch::Sender<u64>,
     nodes: watch::Sender<u64>,
     link: watch::Sender<Link>,
+}
+
+/// How far the snapshot has come in each scope that has been listed.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    cluster: Revision,
+    networks: BTreeMap<NetworkId, Revision>,
+}
+
+impl Seen {
+    /// The revision of a scope; `None`: it has not been listed.
+    pub(crate) fn of(&self, scope: &Scope) -> Option<Revision> {
+        match scope {
+            Scope::Cluster => Some(self.cluster),
+            Scope::Network(network) => self.networks.get(network).copied(),
+        }
+    }
+
+    fn set(&mut self, scope: &Scope, revision: Revision) {
+        match scope {
+            Scope::Cluster => self.cluster = revision,
+            Scope::Network(network) => {
+                self.networks.insert(network.clone(), revision);
+            }
+        }
+    }
 }
 
 /// Values by key; `None`: removed.
@@ -70,16 +110,18 @@ pub(crate) enum Link {
 
 impl View {
     /// A view of `snapshot`, all of which is news.
-    pub(crate) fn new(this: Node, mut snapshot: Snapshot) -> Self {
-        let revision = snapshot.revision;
+    pub(crate) fn new(this: Node, mut snapshot: Snapshot, followed: Followed) -> Self {
+        let seen = Seen { cluster: snapshot.revision, networks: BTreeMap::new() };
         snapshot.nodes.insert(this.id.clone(), this.clone());
         Self {
             this: RwLock::new(this),
+            stored: AtomicBool::new(false),
             untold: Mutex::default(),
             snapshot: RwLock::new(snapshot),
             news: Mutex::new(News { all: true, ..News::default() }),
             wake: Notify::new(),
-            seen: watch::Sender::new(revision),
+            seen: watch::Sender::new(seen),
+            followed,
             networks: watch::Sender::new(0),
             nodes: watch::Sender::new(0),
             link: watch::Sender::new(Link::Starting),
@@ -114,28 +156,35 @@ impl View {
         }
     }
 
-    /// Replaces everything by a listing. Returns the records that could not be read.
-    pub(crate) fn reset(&self, listing: Listing) -> Vec<BadRecord> {
+    /// Replaces all of a scope by a listing. Returns the records that could not be read.
+    pub(crate) fn reset(&self, scope: &Scope, listing: Listing) -> Vec<BadRecord> {
+        let revision = listing.revision;
         let records = listing.records.into_iter().map(|r| (r.key, r.value));
-        let (mut snapshot, bad) = Snapshot::from_records(listing.revision, records);
-        self.put_this(&mut snapshot);
-        self.write(|present, news| {
-            for (key, value) in self.lock_untold().iter() {
-                put_untold(&mut snapshot, key, value.clone());
+        let (mut listed, bad) = Snapshot::from_records(revision, records);
+        self.write(scope, revision, |snapshot, news| {
+            for (key, value) in self.lock_untold().iter().filter(|(key, _)| Scope::of(key) == *scope) {
+                put_untold(&mut listed, key, value.clone());
             }
-            // The periodic relist mostly brings what is known already; then there is nothing to plan.
-            let same = Snapshot { revision: snapshot.revision, ..std::mem::take(present) } == snapshot;
-            *present = snapshot;
-            news.all |= !same;
-            About { networks: !same, nodes: !same }
+            let Scope::Network(network) = scope else {
+                self.note_this(&listed);
+                self.put_this(&mut listed);
+                listed.take_networks(snapshot);
+                // The periodic relist mostly brings what is known already; then there is nothing to plan.
+                let same = Snapshot { revision: listed.revision, ..std::mem::take(snapshot) } == listed;
+                *snapshot = listed;
+                news.all |= !same;
+                return About { networks: !same, nodes: !same };
+            };
+            news.touched.extend(snapshot.replace_network(network, &mut listed));
+            About::default()
         });
         bad
     }
 
-    /// Applies a batch of changes. Returns the records that could not be read.
-    pub(crate) fn apply(&self, batch: &Batch) -> Vec<BadRecord> {
+    /// Applies a batch of changes in a scope. Returns the records that could not be read.
+    pub(crate) fn apply(&self, scope: &Scope, batch: &Batch) -> Vec<BadRecord> {
         let mut bad = Vec::new();
-        self.write(|snapshot, news| {
+        self.write(scope, batch.revision, |snapshot, news| {
             let mut about = About::default();
             let untold = self.lock_untold();
             for change in &batch.changes {
@@ -156,17 +205,33 @@ impl View {
                     }
                 }
             }
-            snapshot.revision = batch.revision;
-            self.put_this(snapshot);
+            if about.nodes {
+                let key = schema::node_key(&self.this().id);
+                if batch.changes.iter().any(|change| change.key == key) {
+                    self.note_this(snapshot);
+                }
+                self.put_this(snapshot);
+            }
             about
         });
         bad
     }
 
+    /// Forgets the members of a network that is not followed any more.
+    pub(crate) fn forget(&self, network: &NetworkId) {
+        self.change(None, |snapshot, news| {
+            news.touched.extend(snapshot.replace_network(network, &mut Snapshot::default()));
+            About::default()
+        });
+        self.seen.send_modify(|seen| {
+            seen.networks.remove(network);
+        });
+    }
+
     /// Replaces what the store has not been told, and changes the snapshot with it. What is untold no longer stays in the
     /// snapshot as it is: the follower has brought it, or will.
     pub(crate) fn set_untold(&self, untold: Untold) {
-        self.write(|snapshot, news| {
+        self.change(None, |snapshot, news| {
             let mut present = self.lock_untold();
             for (key, value) in &untold {
                 if present.get(key) == Some(value) {
@@ -206,6 +271,17 @@ impl View {
         }
     }
 
+    /// Takes note of whether the store has this node's record as it should be: the snapshot has just been told by it.
+    fn note_this(&self, snapshot: &Snapshot) {
+        let this = self.this.read().unwrap_or_else(PoisonError::into_inner);
+        self.stored.store(snapshot.nodes.get(&this.id) == Some(&*this), Ordering::SeqCst);
+    }
+
+    /// Whether the store has this node's record as it should be, as far as it has told.
+    pub(crate) fn this_is_stored(&self) -> bool {
+        self.stored.load(Ordering::SeqCst)
+    }
+
     /// This node's record as it should be.
     pub(crate) fn this(&self) -> Node {
         self.this.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -219,20 +295,46 @@ impl View {
     /// Changes what this node's record should be, in the snapshot too: the data path does not wait for the store.
     pub(crate) fn set_this(&self, node: Node) {
         *self.this.write().unwrap_or_else(PoisonError::into_inner) = node.clone();
-        self.write(|snapshot, news| {
+        self.change(None, |snapshot, news| {
             news.touched.insert(Touched::Node(node.id.clone()));
             snapshot.nodes.insert(node.id.clone(), node);
             About::default()
         });
     }
 
-    fn write(&self, change: impl FnOnce(&mut Snapshot, &mut News) -> About) {
+    /// Changes what the snapshot knows of a scope, which is at `revision` then. What is no longer followed is let be.
+    fn write(
+        &self,
+        scope: &Scope,
+        revision: Revision,
+        change: impl FnOnce(&mut Snapshot, &mut News) -> About,
+    ) {
+        self.change(Some((scope, revision)), |snapshot, news| {
+            if !self.follows(scope) {
+                return About::default();
+            }
+            let about = change(snapshot, news);
+            // A store that was wiped begins anew, and the cluster's own records tell.
+            snapshot.revision =
+                if *scope == Scope::Cluster { revision } else { snapshot.revision.max(revision) };
+            about
+        });
+    }
+
+    fn follows(&self, scope: &Scope) -> bool {
+        match scope {
+            Scope::Cluster => true,
+            Scope::Network(network) => self.followed.contains(network),
+        }
+    }
+
+    /// Changes the snapshot. `at`: how far that is, where it comes from the store.
+    fn change(&self, at: Option<(&Scope, Revision)>, change: impl FnOnce(&mut Snapshot, &mut News) -> About) {
         let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
         let mut news = self.lock_news();
         let about = change(&mut snapshot, &mut news);
         news.moved = true;
         news.writes += 1;
-        let revision = snapshot.revision;
         drop((snapshot, news));
         if about.networks {
             self.networks.send_modify(|n| *n += 1);
@@ -240,7 +342,12 @@ impl View {
         if about.nodes {
             self.nodes.send_modify(|n| *n += 1);
         }
-        self.seen.send_replace(revision);
+        // Also without `at`: whoever waits for anything in the snapshot looks again.
+        self.seen.send_modify(|seen| {
+            if let Some((scope, revision)) = at.filter(|(scope, _)| self.follows(scope)) {
+                seen.set(scope, revision);
+            }
+        });
         self.wake.notify_one();
     }
 
@@ -262,8 +369,8 @@ impl View {
         self.link.subscribe()
     }
 
-    /// The revision of the snapshot, as it grows.
-    pub(crate) fn seen(&self) -> watch::Receiver<Revision> {
+    /// How far the snapshot has come, as it grows.
+    pub(crate) fn seen(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
@@ -300,11 +407,12 @@ mod tests {
     #[tokio::test]
     async fn news_and_snapshot_agree_and_are_taken_once() {
         let this = node().id;
-        let view = View::new(Node { id: this.clone(), ..node() }, Snapshot::default());
+        let this_node = Node { id: this.clone(), ..node() };
+        let view = View::new(this_node, Snapshot::default(), Followed::default());
         assert!(view.take_news(|_, news| news.all).unwrap(), "the first look is at everything");
         assert!(view.take_news(|_, _| ()).is_none());
 
-        let bad = view.apply(&batch(7, schema::alive_key(&this), Some(b"1")));
+        let bad = view.apply(&Scope::Cluster, &batch(7, schema::alive_key(&this), Some(b"1")));
         assert!(bad.is_empty());
         view.news().await;
         let (revision, touched) = view.take_news(|s, news| (s.revision, news.touched)).unwrap();
@@ -315,13 +423,13 @@ mod tests {
     #[test]
     fn a_relist_that_brings_nothing_new_plans_nothing() {
         let this = node();
-        let view = View::new(this.clone(), Snapshot::default());
+        let view = View::new(this.clone(), Snapshot::default(), Followed::default());
         view.take_news(|_, _| ());
         let record = Record { key: schema::alive_key(&this.id), value: b"1".to_vec(), modified: Revision(3) };
         let listing = Listing { revision: Revision(3), records: vec![record] };
-        view.reset(listing.clone());
+        view.reset(&Scope::Cluster, listing.clone());
         assert!(view.take_news(|_, news| news.all).unwrap());
-        view.reset(Listing { revision: Revision(9), ..listing });
+        view.reset(&Scope::Cluster, Listing { revision: Revision(9), ..listing });
         let news = view.take_news(|_, news| news).unwrap();
         assert!(!news.all && news.touched.is_empty() && news.moved);
         assert_eq!(view.read(|s| s.revision), Revision(9));
@@ -330,10 +438,10 @@ mod tests {
     #[test]
     fn this_node_stays_known_when_the_store_loses_its_record() {
         let this = node();
-        let view = View::new(this.clone(), Snapshot::default());
-        view.apply(&batch(2, schema::node_key(&this.id), None));
+        let view = View::new(this.clone(), Snapshot::default(), Followed::default());
+        view.apply(&Scope::Cluster, &batch(2, schema::node_key(&this.id), None));
         assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this.clone()));
-        view.reset(Listing { revision: Revision(3), records: vec![] });
+        view.reset(&Scope::Cluster, Listing { revision: Revision(3), records: vec![] });
         assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this));
     }
 }

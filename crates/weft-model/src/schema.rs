@@ -1,7 +1,8 @@
 //! Where each record lives in the store. Schema version 1.
 //!
 //! All keys stand below the prefix of the store's URL (`etcd://host:2379/PREFIX`; `weft` when none is given),
-//! which the store adds. Values are JSON. Readers ignore fields they do not know; a change that an older
+//! which the store adds. What concerns one network alone stands together below `v1-on/NETWORK/`: a host follows that only for
+//! the networks it takes part in, and the rest, below `v1/`, always ([`Scope`]). Values are JSON. Readers ignore fields they do not know; a change that an older
 //! daemon would misread raises [`VERSION`], which every daemon checks at start.
 //!
 //! | key | value | written |
@@ -12,13 +13,13 @@
 //! | `v1/networks/NETWORK` | [`crate::Network`] | where it is made; removed with its names |
 //! | `v1/names/NAME` | network id | created only where absent: names are unique |
 //! | `v1/vnis/VNI` | network id | created only where absent: VNIs are unique |
-//! | `v1/endpoints/NETWORK/ENDPOINT` | [`crate::Endpoint`] | by its node |
-//! | `v1/addresses/NETWORK/IP` | [`crate::AddressClaim`] | created only where absent: one holder |
 //! | `v1/bindings/NODE/ENGINE-NETWORK` | [`Binding`] | by that node: its engine's copy of a network |
 //! | `v1/removing/NETWORK` | [`Removing`] | while the network is being removed: nothing may join it |
-//! | `v1/wanted/NETWORK/IP` | node id | by a node that asks for an address which another holds ahead |
 //! | `v1/pools/POOL` | [`Pool`] | by an engine's IPAM call, until a network is made of it |
 //! | `v1/moved` | [`Moved`] | by `weft store`: while it stands, no daemon writes here |
+//! | `v1-on/NETWORK/endpoints/ENDPOINT` | [`crate::Endpoint`] | by its node |
+//! | `v1-on/NETWORK/addresses/IP` | [`crate::AddressClaim`] | created only where absent: one holder |
+//! | `v1-on/NETWORK/wanted/IP` | node id | by a node that asks for an address which another holds ahead |
 
 use crate::{Endpoint, EndpointId, NetworkId, NetworkName, NodeId, Subnet, UnixSeconds, Vni};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,11 @@ use std::net::IpAddr;
 pub const VERSION: u32 = 1;
 
 /// The prefix of every key of this version.
+pub const ALL: &str = "v1";
+/// The prefix of what every host follows.
 pub const ROOT: &str = "v1/";
+/// The prefix of what concerns one network.
+pub const ON: &str = "v1-on/";
 /// The version record.
 pub const META: &str = "v1/meta";
 /// Prefix of [`node_key`].
@@ -41,16 +46,10 @@ pub const NETWORKS: &str = "v1/networks/";
 pub const NAMES: &str = "v1/names/";
 /// Prefix of [`vni_key`].
 pub const VNIS: &str = "v1/vnis/";
-/// Prefix of [`endpoint_key`].
-pub const ENDPOINTS: &str = "v1/endpoints/";
-/// Prefix of [`address_key`].
-pub const ADDRESSES: &str = "v1/addresses/";
 /// Prefix of [`binding_key`].
 pub const BINDINGS: &str = "v1/bindings/";
 /// Prefix of [`removing_key`].
 pub const REMOVING: &str = "v1/removing/";
-/// Prefix of [`wanted_key`].
-pub const WANTED: &str = "v1/wanted/";
 /// Prefix of [`pool_key`].
 pub const POOLS: &str = "v1/pools/";
 /// The record that closes a store to all daemons.
@@ -130,17 +129,25 @@ pub fn name_key(name: &NetworkName) -> String {
 pub fn vni_key(vni: Vni) -> String {
     format!("{VNIS}{vni}")
 }
-/// `v1/endpoints/NETWORK/ENDPOINT`
+/// `v1-on/NETWORK/endpoints/`: prefix of [`endpoint_key`].
+pub fn endpoints_of(network: &NetworkId) -> String {
+    format!("{ON}{network}/endpoints/")
+}
+/// `v1-on/NETWORK/endpoints/ENDPOINT`
 pub fn endpoint_key(network: &NetworkId, endpoint: &EndpointId) -> String {
-    format!("{ENDPOINTS}{network}/{endpoint}")
+    endpoints_of(network) + endpoint.as_str()
 }
 /// The key of this endpoint.
 pub fn key_of_endpoint(endpoint: &Endpoint) -> String {
     endpoint_key(&endpoint.network, &endpoint.id)
 }
-/// `v1/addresses/NETWORK/IP`
+/// `v1-on/NETWORK/addresses/`: prefix of [`address_key`].
+pub fn addresses_of(network: &NetworkId) -> String {
+    format!("{ON}{network}/addresses/")
+}
+/// `v1-on/NETWORK/addresses/IP`
 pub fn address_key(network: &NetworkId, ip: IpAddr) -> String {
-    format!("{ADDRESSES}{network}/{ip}")
+    format!("{}{ip}", addresses_of(network))
 }
 /// `v1/bindings/NODE/ENGINE-NETWORK`
 pub fn binding_key(node: &NodeId, engine_network: &str) -> String {
@@ -150,11 +157,93 @@ pub fn binding_key(node: &NodeId, engine_network: &str) -> String {
 pub fn removing_key(network: &NetworkId) -> String {
     format!("{REMOVING}{network}")
 }
-/// `v1/wanted/NETWORK/IP`
+/// `v1-on/NETWORK/wanted/`: prefix of [`wanted_key`].
+pub fn wanted_of(network: &NetworkId) -> String {
+    format!("{ON}{network}/wanted/")
+}
+/// `v1-on/NETWORK/wanted/IP`
 pub fn wanted_key(network: &NetworkId, ip: IpAddr) -> String {
-    format!("{WANTED}{network}/{ip}")
+    format!("{}{ip}", wanted_of(network))
 }
 /// `v1/pools/POOL`
 pub fn pool_key(pool: &str) -> String {
     format!("{POOLS}{pool}")
+}
+
+/// Who has to know a record: the hosts follow the store in these parts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scope {
+    /// Every host.
+    Cluster,
+    /// The hosts that take part in this network.
+    Network(NetworkId),
+}
+
+impl Scope {
+    /// The scope that a key belongs to.
+    pub fn of(key: &str) -> Self {
+        let network = key.strip_prefix(ON).and_then(|rest| rest.split('/').next()?.parse().ok());
+        network.map_or(Self::Cluster, Self::Network)
+    }
+
+    /// The prefix of its keys.
+    pub fn prefix(&self) -> String {
+        match self {
+            Self::Cluster => ROOT.to_owned(),
+            Self::Network(network) => format!("{ON}{network}/"),
+        }
+    }
+}
+
+/// What a key below [`ON`] is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OnNetwork {
+    /// An endpoint.
+    Endpoint(EndpointId),
+    /// The claim of an address.
+    Address(IpAddr),
+    /// The request for an address.
+    Wanted(IpAddr),
+}
+
+impl OnNetwork {
+    /// Takes a key apart. `Ok(None)`: it is not below [`ON`], or of a kind that this version does not know.
+    pub fn parse(key: &str) -> Result<Option<(NetworkId, Self)>, String> {
+        let Some(rest) = key.strip_prefix(ON) else { return Ok(None) };
+        let malformed = |reason: String| format!("its key is malformed: {reason}");
+        let mut parts = rest.splitn(3, '/');
+        let (Some(network), Some(kind), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(malformed("a part is missing".to_owned()));
+        };
+        let ip = || name.parse().map_err(|e: std::net::AddrParseError| malformed(e.to_string()));
+        let id_error = |e: crate::IdError| malformed(e.to_string());
+        let what = match kind {
+            "endpoints" => Self::Endpoint(name.parse().map_err(id_error)?),
+            "addresses" => Self::Address(ip()?),
+            "wanted" => Self::Wanted(ip()?),
+            _ => return Ok(None),
+        };
+        Ok(Some((network.parse().map_err(id_error)?, what)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_tells_who_has_to_know_it() {
+        let (network, endpoint) = (NetworkId::random(), EndpointId::random());
+        let ip = "10.0.0.2".parse().unwrap();
+        let scope = Scope::Network(network.clone());
+        for key in [endpoint_key(&network, &endpoint), address_key(&network, ip), wanted_key(&network, ip)] {
+            assert_eq!(Scope::of(&key), scope, "{key}");
+            assert!(key.starts_with(&scope.prefix()) && key.starts_with(ALL) && !key.starts_with(ROOT));
+        }
+        assert_eq!(Scope::of(&network_key(&network)), Scope::Cluster);
+        assert_eq!(OnNetwork::parse(&network_key(&network)), Ok(None));
+        let parsed = OnNetwork::parse(&address_key(&network, ip)).unwrap();
+        assert_eq!(parsed, Some((network, OnNetwork::Address(ip))));
+        assert!(OnNetwork::parse("v1-on/x").unwrap_err().contains("a part is missing"));
+    }
 }

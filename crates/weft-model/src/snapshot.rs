@@ -2,7 +2,8 @@
 
 use crate::{
     AddressClaim, Binding, Endpoint, EndpointId, Network, NetworkId, NetworkName, Node, NodeId, Pool,
-    Revision, Vni, schema,
+    Revision, Vni,
+    schema::{self, OnNetwork},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -43,7 +44,7 @@ pub enum Touched {
     Other,
 }
 
-/// All records at one revision, parsed. Changes are applied one at a time, each at a cost that does not grow
+/// Records, parsed: all of them at one revision, or those that a host follows. Changes are applied one at a time, each at a cost that does not grow
 /// with the snapshot (but for the trees' logarithm).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -91,7 +92,9 @@ impl Snapshot {
     /// the outcome depends on the store's contents alone and not on their history.
     pub fn apply(&mut self, change: &Change) -> Result<Touched, BadRecord> {
         let bad = |reason: String| BadRecord { key: change.key.clone(), reason };
-        let Some(path) = change.key.strip_prefix(schema::ROOT) else { return Ok(Touched::Other) };
+        let Some(path) = change.key.strip_prefix(schema::ROOT) else {
+            return self.apply_on_network(change).map_err(bad);
+        };
         let (kind, name) = path.split_once('/').unwrap_or((path, ""));
         let value = change.value.as_deref();
         match kind {
@@ -120,25 +123,10 @@ impl Snapshot {
                 put(&mut self.vnis, id, value).map_err(bad)?;
                 Ok(Touched::Other)
             }
-            "endpoints" => {
-                let (network, endpoint): (NetworkId, EndpointId) = parse_pair(name).map_err(bad)?;
-                put_nested(&mut self.endpoints, network.clone(), endpoint.clone(), value).map_err(bad)?;
-                Ok(Touched::Endpoint(network, endpoint))
-            }
-            "addresses" => {
-                let (network, ip): (NetworkId, IpAddr) = parse_pair(name).map_err(bad)?;
-                put_nested(&mut self.addresses, network.clone(), ip, value).map_err(bad)?;
-                Ok(Touched::Address(network, ip))
-            }
             "bindings" => {
                 let (node, engine_network): (NodeId, String) = parse_pair(name).map_err(bad)?;
                 put_nested(&mut self.bindings, node.clone(), engine_network.clone(), value).map_err(bad)?;
                 Ok(Touched::Binding(node, engine_network))
-            }
-            "wanted" => {
-                let (network, ip): (NetworkId, IpAddr) = parse_pair(name).map_err(bad)?;
-                put_nested(&mut self.wanted, network, ip, value).map_err(bad)?;
-                Ok(Touched::Other)
             }
             "pools" => {
                 put(&mut self.pools, name.to_owned(), value).map_err(bad)?;
@@ -146,6 +134,44 @@ impl Snapshot {
             }
             _ => Ok(Touched::Other),
         }
+    }
+
+    fn apply_on_network(&mut self, change: &Change) -> Result<Touched, String> {
+        let value = change.value.as_deref();
+        let Some((network, what)) = OnNetwork::parse(&change.key)? else { return Ok(Touched::Other) };
+        match what {
+            OnNetwork::Endpoint(endpoint) => {
+                put_nested(&mut self.endpoints, network.clone(), endpoint.clone(), value)?;
+                Ok(Touched::Endpoint(network, endpoint))
+            }
+            OnNetwork::Address(ip) => {
+                put_nested(&mut self.addresses, network.clone(), ip, value)?;
+                Ok(Touched::Address(network, ip))
+            }
+            OnNetwork::Wanted(ip) => {
+                put_nested(&mut self.wanted, network, ip, value)?;
+                Ok(Touched::Other)
+            }
+        }
+    }
+
+    /// Replaces what is known of one network's members by what `of` knows, and tells which endpoints are others than before.
+    pub fn replace_network(&mut self, network: &NetworkId, of: &mut Self) -> Vec<Touched> {
+        let before = replace(&mut self.endpoints, network, of.endpoints.remove(network)).unwrap_or_default();
+        replace(&mut self.addresses, network, of.addresses.remove(network));
+        replace(&mut self.wanted, network, of.wanted.remove(network));
+        let none = BTreeMap::new();
+        let now = self.endpoints.get(network).unwrap_or(&none);
+        let other = |id: &&EndpointId| before.get(*id) != now.get(*id);
+        let ids: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).filter(other).collect();
+        ids.into_iter().map(|id| Touched::Endpoint(network.clone(), id.clone())).collect()
+    }
+
+    /// Takes over what `other` knows of the members of all networks.
+    pub fn take_networks(&mut self, other: &mut Self) {
+        self.endpoints = std::mem::take(&mut other.endpoints);
+        self.addresses = std::mem::take(&mut other.addresses);
+        self.wanted = std::mem::take(&mut other.wanted);
     }
 
     /// The records again, as [`Snapshot::from_records`] takes them.
@@ -215,6 +241,13 @@ pub fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     // The records hold only strings, numbers and maps with string keys: nothing JSON cannot write.
     #[allow(clippy::expect_used)]
     serde_json::to_vec(value).expect("a record can be written as JSON")
+}
+
+fn replace<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, key: &K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key.clone(), value),
+        None => map.remove(key),
+    }
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {

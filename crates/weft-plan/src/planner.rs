@@ -73,6 +73,14 @@ impl Planner {
         self.desired.take_changed()
     }
 
+    /// As [`Planner::update`] for each of them; many nodes cost as much as one.
+    pub fn update_all(&mut self, snapshot: &Snapshot, touched: &BTreeSet<Touched>) -> BTreeSet<Key> {
+        let is_node = |touched: &&Touched| matches!(touched, Touched::Node(_));
+        let one_node = touched.iter().find(is_node);
+        let others = touched.iter().filter(|touched| !is_node(touched));
+        one_node.into_iter().chain(others).flat_map(|touched| self.update(snapshot, touched)).collect()
+    }
+
     fn plan_all(&mut self, snapshot: &Snapshot) {
         for id in self.members.keys().cloned().collect::<Vec<_>>() {
             self.withdraw(&id);

@@ -45,7 +45,12 @@ pub struct Host {
 
 impl Host {
     /// Starts host `number`; returns when its kernel holds what the store says at that time.
-    pub async fn start(number: usize, door: &Door, arrivals: &Arc<Arrivals>, calls: &Arc<Calls>) -> Result<Self> {
+    pub async fn start(
+        number: usize,
+        door: &Door,
+        arrivals: &Arc<Arrivals>,
+        calls: &Arc<Calls>,
+    ) -> Result<Self> {
         let node = Shape::node(number)?;
         let state_dir = door.dir.join(&node.name);
         let options = AgentOptions {

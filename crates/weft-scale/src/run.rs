@@ -75,11 +75,11 @@ pub async fn measure(run: &Run) -> Result<Report> {
     let rest = look.end()?;
     tracing::info!("rested");
 
-    let storms: Vec<Arc<dyn Store>> =
-        stream::iter(0..4).then(|_| run.door.open()).try_collect().await?;
+    let storms: Vec<Arc<dyn Store>> = stream::iter(0..4).then(|_| run.door.open()).try_collect().await?;
     let look = observed.begin()?;
     // Slow enough for each to be alone.
-    let single = Storm { shape: run.shape, rate: 20, lasts: Duration::from_millis(50) * u32::try_from(run.single)? };
+    let single =
+        Storm { shape: run.shape, rate: 20, lasts: Duration::from_millis(50) * u32::try_from(run.single)? };
     blow(run, &single, &storms, &arrivals).await?;
     let single = look.end()?;
     tracing::info!(p99 = single.reach.p99_ms, "single changes");
@@ -107,11 +107,13 @@ pub async fn measure(run: &Run) -> Result<Report> {
         rss_mib_per_host: rss / count,
         objects_per_host: objects / count,
     };
-    stream::iter(hosts).for_each_concurrent(None, |host| async move {
-        if let Err(error) = host.stop().await {
-            tracing::warn!(%error, "a host does not end well");
-        }
-    }).await;
+    stream::iter(hosts)
+        .for_each_concurrent(None, |host| async move {
+            if let Err(error) = host.stop().await {
+                tracing::warn!(%error, "a host does not end well");
+            }
+        })
+        .await;
     Ok(report)
 }
 
@@ -127,7 +129,7 @@ async fn check(hosts: &[Host], store: &dyn Store, patience: Duration) -> Result<
 }
 
 async fn records(store: &dyn Store) -> Result<Snapshot> {
-    let listing = store.list(schema::ROOT).await?;
+    let listing = store.list(schema::ALL).await?;
     let records = listing.records.into_iter().map(|r| (r.key, r.value));
     let (snapshot, bad) = Snapshot::from_records(listing.revision, records);
     if let Some(bad) = bad.first() {

@@ -9,8 +9,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr};
 use weft_model::{
-    AddressClaim, ClaimKind, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Subnet, Vni,
-    encode, schema,
+    AddressClaim, ClaimKind, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Subnet,
+    Vni, encode, schema,
 };
 use weft_store::{Outcome, Store, Txn};
 
@@ -107,7 +107,8 @@ impl Shape {
 
     /// Endpoint number `number` of a network, on host `host`. Number 0 has the third address of the subnet.
     pub fn endpoint(network: usize, number: usize, host: usize) -> Result<Endpoint> {
-        let ip = Ipv4Addr::from((10 << 24) + (u32::try_from(network % 250)? << 16) + u32::try_from(number)? + 2);
+        let ip =
+            Ipv4Addr::from((10 << 24) + (u32::try_from(network % 250)? << 16) + u32::try_from(number)? + 2);
         let id: EndpointId = format!("{number:012x}{network:052x}").parse()?;
         Ok(Endpoint {
             network: Self::network_id(network)?,

@@ -82,7 +82,7 @@ pub enum BackupError {
 impl Backup {
     /// Takes one: all records as of one revision, while the store is in use.
     pub async fn take(store: &dyn Store) -> Result<Self, StoreError> {
-        let listing = store.list(schema::ROOT).await?;
+        let listing = store.list(schema::ALL).await?;
         let kept = |key: &str| !key.starts_with(schema::ALIVE) && key != schema::MOVED;
         let records: Vec<_> = listing
             .records

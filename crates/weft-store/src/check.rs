@@ -21,7 +21,7 @@ const BY_RESTORE: &str = "no daemon mends it: remove the network and make it aga
 const BY_HAND: &str = "it is ignored: remove it by hand with the store's own tools, or restore a backup";
 const BY_RESTART: &str = "recreate the container, or restore a backup";
 
-/// Looks at all records of a store, those below [`schema::ROOT`]. In the order of the keys.
+/// Looks at all records of a store, those below [`schema::ALL`]. In the order of the keys.
 pub fn check(listing: &Listing) -> Vec<Finding> {
     let records = listing.records.iter().map(|record| (record.key.clone(), record.value.clone()));
     let (snapshot, bad) = Snapshot::from_records(listing.revision, records);
@@ -45,17 +45,14 @@ pub fn check(listing: &Listing) -> Vec<Finding> {
 
 /// Records of no kind that this weft knows, and a layout that it does not.
 fn strangers(listing: &Listing) -> Vec<Finding> {
-    const KNOWN: [&str; 11] = [
+    const KNOWN: [&str; 8] = [
         schema::NODES,
         schema::ALIVE,
         schema::NETWORKS,
         schema::NAMES,
         schema::VNIS,
-        schema::ENDPOINTS,
-        schema::ADDRESSES,
         schema::BINDINGS,
         schema::REMOVING,
-        schema::WANTED,
         schema::POOLS,
     ];
     let mut findings = Vec::new();
@@ -79,7 +76,9 @@ fn strangers(listing: &Listing) -> Vec<Finding> {
                 wrong: "the store is closed: it has moved or is being filled".to_owned(),
                 advice,
             });
-        } else if !KNOWN.iter().any(|prefix| key.starts_with(prefix)) {
+        } else if !KNOWN.iter().any(|prefix| key.starts_with(prefix))
+            && schema::OnNetwork::parse(&key) == Ok(None)
+        {
             findings.push(Finding { key, wrong: "it is no record of weft's".to_owned(), advice: BY_HAND });
         }
     }

@@ -11,8 +11,8 @@ fn key(kind: &str) -> String {
     match kind {
         "node" => format!("v1/nodes/{NODE}"),
         "network" => format!("v1/networks/{NETWORK}"),
-        "endpoint" => format!("v1/endpoints/{NETWORK}/{ENDPOINT}"),
-        "address" => format!("v1/addresses/{NETWORK}/10.9.0.2"),
+        "endpoint" => format!("v1-on/{NETWORK}/endpoints/{ENDPOINT}"),
+        "address" => format!("v1-on/{NETWORK}/addresses/10.9.0.2"),
         "binding" => format!("v1/bindings/{NODE}/abc"),
         other => format!("v1/{other}"),
     }

@@ -90,7 +90,7 @@ pub async fn copy(
             check_source(from, to_url).await?;
         }
     }
-    let Listing { records, .. } = from.list(schema::ROOT).await?;
+    let Listing { records, .. } = from.list(schema::ALL).await?;
     let records: Vec<_> = records
         .into_iter()
         .filter(|record| record.key != schema::MOVED)
@@ -134,7 +134,7 @@ pub async fn reopen(from: &dyn Store, to: &dyn Store) -> Result<bool, FillError>
 
 /// Closes a store that is to be filled. Its mark.
 async fn close(store: &dyn Store, force: bool) -> Result<Record, FillError> {
-    let listing = store.list(schema::ROOT).await?;
+    let listing = store.list(schema::ALL).await?;
     let mark = listing.records.iter().find(|record| record.key == schema::MOVED);
     let begun = match mark {
         Some(record) => fence::read(store, record)?.to.is_none(),
@@ -172,7 +172,7 @@ async fn fill(
     records: &[KeyValue],
     leases: &BTreeMap<String, LeaseId>,
 ) -> Result<Filled, FillError> {
-    let old = store.list(schema::ROOT).await?.records;
+    let old = store.list(schema::ALL).await?.records;
     let old: Vec<_> = old.into_iter().map(|r| r.key).filter(|key| key != schema::MOVED).collect();
     let removals = old.iter().map(|key| Write::Delete { key: key.clone() });
     // The layout's version comes last, when the store is opened.
@@ -208,7 +208,7 @@ async fn commit_all(store: &dyn Store, writes: impl Iterator<Item = Write>) -> R
 async fn verify(store: &dyn Store, records: &[KeyValue]) -> Result<(), FillError> {
     let is_record = |key: &str| key != schema::MOVED && key != schema::META;
     let found: BTreeMap<_, _> =
-        store.list(schema::ROOT).await?.records.into_iter().map(|r| (r.key, r.value)).collect();
+        store.list(schema::ALL).await?.records.into_iter().map(|r| (r.key, r.value)).collect();
     let found: BTreeMap<_, _> =
         found.iter().filter(|(key, _)| is_record(key)).map(|(k, v)| (k.as_str(), v)).collect();
     let given: BTreeMap<_, _> =

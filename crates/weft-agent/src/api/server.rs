@@ -75,18 +75,18 @@ fn router(agent: Agent) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/statistics", get(statistics))
-        .route("/v1/nodes", get(async |State(agent): State<Agent>| Json(agent.nodes())))
+        .route("/v1/nodes", get(async |State(agent): State<Agent>| Json(agent.nodes().await)))
         .route(
             "/v1/networks",
-            get(async |State(agent): State<Agent>| Json(agent.networks())).post(create_network),
+            get(async |State(agent): State<Agent>| Json(agent.networks().await)).post(create_network),
         )
         .route("/v1/networks/{reference}", get(show_network).delete(remove_network))
-        .route("/v1/endpoints", get(async |State(agent): State<Agent>| Json(agent.endpoints())))
+        .route("/v1/endpoints", get(async |State(agent): State<Agent>| Json(agent.endpoints().await)))
         .route("/v1/endpoints/{reference}", get(show_endpoint))
         .route("/v1/addresses/{ip}", get(explain_address))
         .route(
             "/v1/leaks",
-            get(async |State(agent): State<Agent>| Json(agent.leaks())).delete(collect_garbage),
+            get(async |State(agent): State<Agent>| Json(agent.leaks().await)).delete(collect_garbage),
         )
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
@@ -120,7 +120,7 @@ async fn show_network(
     UrlPath(reference): UrlPath<String>,
 ) -> Result<Json<NetworkView>, AgentError> {
     let network = agent.find_network(&reference).await?;
-    Ok(Json(agent.read(|s| agent.network_view(s, &network))))
+    Ok(Json(agent.network_view(&agent.everything().await, &network)))
 }
 
 async fn remove_network(
@@ -137,7 +137,7 @@ async fn show_endpoint(
     UrlPath(reference): UrlPath<String>,
 ) -> Result<Json<EndpointView>, AgentError> {
     let missing = || AgentError::NoSuchEndpoint(reference.clone());
-    let mut matches = agent.endpoints().into_iter().filter(|e| {
+    let mut matches = agent.endpoints().await.into_iter().filter(|e| {
         e.container.as_ref().is_some_and(|c| c.name == reference) || e.id.as_str().starts_with(&reference)
     });
     match (matches.next(), matches.next()) {
@@ -155,7 +155,7 @@ async fn explain_address(
 ) -> Result<Json<Vec<Explanation>>, AgentError> {
     let ip: IpAddr =
         text.parse().map_err(|_| AgentError::Invalid(format!("{text:?} is not an IP address")))?;
-    let found = agent.read(|s| weft_plan::explain(s, ip));
+    let found = weft_plan::explain(&agent.everything().await, ip);
     if found.is_empty() {
         return Err(AgentError::Invalid(format!("no network has a subnet that holds {ip}")));
     }

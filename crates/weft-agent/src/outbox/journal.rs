@@ -11,7 +11,7 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
-use weft_model::Revision;
+use weft_model::{Revision, schema::Scope};
 
 /// One transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,10 +164,12 @@ impl Journal {
         Ok(self.entries.pop_front().map(|(_, entry)| entry))
     }
 
-    /// The follower is at `revision`: what was told up to there need not be shown any more. Whether there was any.
-    pub fn confirm(&mut self, revision: Revision) -> bool {
+    /// The follower of a scope is at `revision`: what was told up to there need not be shown any more. Whether there was any.
+    pub fn confirm(&mut self, scope: &Scope, revision: Revision) -> bool {
         let before = self.told.len();
-        self.told.retain(|(told, _)| *told > revision);
+        // A node writes alone what is on one network, so an entry is in one scope.
+        let is_in = |entry: &Entry| entry.steps.iter().any(|step| Scope::of(&step.key) == *scope);
+        self.told.retain(|(told, entry)| *told > revision || !is_in(entry));
         let entries = &self.entries;
         if self.told.is_empty() {
             self.versions.retain(|_, number| entries.front().is_some_and(|(first, _)| *number >= *first));
@@ -277,7 +279,9 @@ mod tests {
         journal.forget_oldest().unwrap();
         journal.told(Revision(9)).unwrap();
         assert_eq!(journal.untold().into_keys().collect::<Vec<_>>(), ["c"]);
-        assert!(!journal.confirm(Revision(8)) && journal.confirm(Revision(9)));
+        assert!(
+            !journal.confirm(&Scope::Cluster, Revision(8)) && journal.confirm(&Scope::Cluster, Revision(9))
+        );
         assert!(journal.untold().is_empty() && journal.version("c").is_none());
         drop(journal);
         assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 1);

@@ -30,7 +30,10 @@ use std::{
 };
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
-use weft_model::{AddressClaim, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode, schema};
+use weft_model::{
+    AddressClaim, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode,
+    schema::{self, OnNetwork, Scope},
+};
 use weft_store::{Compare, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
 
 /// Marks revisions of records that the store has not been told: they come after all of the store's and are in the view
@@ -102,14 +105,14 @@ impl Outbox {
         self.untold() > 0 || matches!(*self.view.link().borrow(), Link::Down(_))
     }
 
-    /// The follower is about to bring the view to `revision`.
-    pub(crate) async fn follows(&self, revision: Revision) {
+    /// A follower is about to bring a scope of the view to `revision`.
+    pub(crate) async fn follows(&self, scope: &Scope, revision: Revision) {
         // Without entries there is nothing to confirm, and the follower need not wait for anybody.
         if self.pending.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut journal = self.journal.lock().await;
-        if journal.confirm(revision) {
+        if journal.confirm(scope, revision) {
             self.settle(&journal);
         }
     }
@@ -181,6 +184,11 @@ impl Outbox {
             value,
             modified: journal.version(key).map_or(snapshot.revision, |number| Revision(LOCAL | number)),
         };
+        if let Scope::Network(network) = Scope::of(key)
+            && !self.view.followed.contains(&network)
+        {
+            return None;
+        }
         self.view.read(|s| match Known::of(key)? {
             Known::Endpoint(network, id) => {
                 let found = s.endpoints.get(&network).and_then(|all| all.get(&id));
@@ -210,7 +218,7 @@ impl Outbox {
             (Some(record), Write::Delete { .. }) => is_ours(&record.value),
             // A new endpoint needs nobody's leave; a new claim does.
             (None, Write::Put { value, lease: None, .. }) => {
-                key.starts_with(schema::ENDPOINTS) && is_ours(value)
+                matches!(Known::of(key), Some(Known::Endpoint(..))) && is_ours(value)
             }
             (_, Write::Put { lease: Some(_), .. }) => false,
             (None, Write::Delete { .. }) => {
@@ -282,13 +290,12 @@ enum Known {
 
 impl Known {
     fn of(key: &str) -> Option<Self> {
-        if let Some(rest) = key.strip_prefix(schema::ENDPOINTS) {
-            let (network, id) = rest.split_once('/')?;
-            return Some(Self::Endpoint(network.parse().ok()?, id.parse().ok()?));
-        }
-        if let Some(rest) = key.strip_prefix(schema::ADDRESSES) {
-            let (network, ip) = rest.split_once('/')?;
-            return Some(Self::Address(network.parse().ok()?, ip.parse().ok()?));
+        if let Some((network, what)) = OnNetwork::parse(key).ok()? {
+            return match what {
+                OnNetwork::Endpoint(id) => Some(Self::Endpoint(network, id)),
+                OnNetwork::Address(ip) => Some(Self::Address(network, ip)),
+                OnNetwork::Wanted(_) => None,
+            };
         }
         if let Some(id) = key.strip_prefix(schema::NETWORKS) {
             return Some(Self::Network(id.parse().ok()?));

@@ -10,7 +10,10 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::IpAddr,
 };
-use weft_model::{AddressClaim, Endpoint, NodeId, Revision, schema};
+use weft_model::{
+    AddressClaim, Endpoint, NodeId, Revision,
+    schema::{self, OnNetwork},
+};
 use weft_store::{Outcome, Record, Store, StoreError, Txn};
 
 /// How often an entry is tried when records change between look and write. Only this node writes them, so once is the rule.
@@ -154,14 +157,18 @@ fn still_has(entry: &journal::Entry, before: &Endpoint, ip: IpAddr) -> bool {
 }
 
 fn endpoint(record: &Record) -> Option<Endpoint> {
-    if !record.key.starts_with(schema::ENDPOINTS) {
+    if !matches!(OnNetwork::parse(&record.key), Ok(Some((_, OnNetwork::Endpoint(_))))) {
         return None;
     }
     serde_json::from_slice(&record.value).ok()
 }
 
+fn is_claim(key: &str) -> bool {
+    matches!(OnNetwork::parse(key), Ok(Some((_, OnNetwork::Address(_)))))
+}
+
 fn owner(record: &Record) -> Option<NodeId> {
-    if record.key.starts_with(schema::ADDRESSES) {
+    if is_claim(&record.key) {
         return serde_json::from_slice::<AddressClaim>(&record.value).ok().map(|claim| claim.node);
     }
     endpoint(record).map(|endpoint| endpoint.node)
@@ -170,7 +177,7 @@ fn owner(record: &Record) -> Option<NodeId> {
 /// Whether the record is what the JSON says, whatever way it was written in.
 fn is_as(key: &str, record: Option<&Record>, json: Option<&str>) -> bool {
     let (Some(record), Some(json)) = (record, json) else { return record.is_none() && json.is_none() };
-    if key.starts_with(schema::ADDRESSES) {
+    if is_claim(key) {
         let there = serde_json::from_slice::<AddressClaim>(&record.value).ok();
         return there.is_some() && there == serde_json::from_str(json).ok();
     }

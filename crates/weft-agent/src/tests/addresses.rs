@@ -31,7 +31,7 @@ async fn a_full_pool_says_so_and_leaves_nothing() {
     host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
     let error = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap_err();
     assert!(matches!(error, AgentError::Ipam(IpamError::Full { .. })), "{error}");
-    assert_eq!(host.agent.endpoints().len(), 1);
+    assert_eq!(host.agent.endpoints().await.len(), 1);
 }
 
 #[tokio::test]

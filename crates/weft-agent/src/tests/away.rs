@@ -35,8 +35,8 @@ async fn mended(host: &Host) {
 
 /// What the store itself holds.
 async fn stored(store: &dyn Store, network: &NetworkId) -> (Vec<Endpoint>, BTreeMap<IpAddr, AddressClaim>) {
-    let endpoints = store.list(&format!("{}{network}/", schema::ENDPOINTS)).await.unwrap().records;
-    let prefix = format!("{}{network}/", schema::ADDRESSES);
+    let endpoints = store.list(&schema::endpoints_of(network)).await.unwrap().records;
+    let prefix = schema::addresses_of(network);
     let claims = store.list(&prefix).await.unwrap().records;
     let claims = claims.iter().map(|r| {
         (r.key.strip_prefix(&prefix).unwrap().parse().unwrap(), serde_json::from_slice(&r.value).unwrap())
@@ -196,6 +196,7 @@ async fn networks_need_the_store_and_say_so() {
 async fn an_address_that_is_held_ahead_is_given_up_for_whoever_asks_for_it() {
     let cluster = Cluster::new().await;
     let (a, b, network, _) = network_in_use(&cluster).await;
+    b.agent.follow_network(&network.id).await.unwrap();
     until("the other host knows of the reserve", &b, || {
         b.agent.read(|s| s.addresses[&network.id].contains_key(&"10.9.0.254".parse().unwrap()))
     })
@@ -211,7 +212,7 @@ async fn an_address_that_is_held_ahead_is_given_up_for_whoever_asks_for_it() {
         b.agent.claim_address(&network.id, network.subnets[0].net, Some([10, 9, 0, 253].into())).await;
     assert_eq!(claimed.unwrap().addr().to_string(), "10.9.0.253");
     until("a full reserve again", &a, || reserve(&a, &network.id) == RESERVE).await;
-    assert!(cluster.store.list(schema::WANTED).await.unwrap().records.is_empty());
+    assert!(cluster.store.list(&schema::wanted_of(&network.id)).await.unwrap().records.is_empty());
     // Who is cut off keeps what it holds.
     cut_off(&a).await;
     let error = b.agent.create_endpoint(with(252)).await.unwrap_err().to_string();

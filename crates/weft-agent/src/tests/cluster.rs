@@ -3,7 +3,9 @@
 use crate::{
     Agent, AgentOptions, Datapath, EndpointSpec,
     api::NetworkSpec,
-    follow, membership,
+    follow,
+    followed::Followed,
+    membership,
     outbox::Outbox,
     reserve,
     start::{Carrier, adopt},
@@ -12,6 +14,7 @@ use crate::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use std::{
+    collections::BTreeSet,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -187,11 +190,12 @@ impl Cluster {
         let node = node(n);
         membership::write(self.store.as_ref(), &node).await.unwrap();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let view = Arc::new(View::new(node.clone(), Snapshot::default()));
         let (cut, deaf) = (watch::Sender::new(false), AtomicBool::new(false));
         let cable = Arc::new(Cable { store: Arc::clone(&self.store), cut, deaf });
         let options = options(self.dir.path(), &node.name);
         std::fs::create_dir_all(&options.state_dir).unwrap();
+        let followed = Followed::new(&options.state_dir.join("networks.json"), BTreeSet::new()).unwrap();
+        let view = Arc::new(View::new(node.clone(), Snapshot::default(), followed));
         let journal = options.state_dir.join("outbox.jsonl");
         let store = Arc::clone(&cable) as Arc<dyn Store>;
         let outbox = Arc::new(Outbox::open(&journal, store, Arc::clone(&view), node.id.clone()).unwrap());
@@ -229,7 +233,7 @@ pub(crate) fn node(n: u8) -> Node {
     }
 }
 
-fn options(dir: &Path, name: &str) -> AgentOptions {
+pub(super) fn options(dir: &Path, name: &str) -> AgentOptions {
     AgentOptions {
         cluster_store: StoreUrl::Local,
         store_options: StoreOptions::default(),
@@ -255,8 +259,17 @@ impl Host {
 
     /// Waits until this host knows the network.
     pub(super) async fn knows(&self, network: &NetworkId) {
+        self.until_known(network, true).await;
+    }
+
+    /// Waits until it has heard that the network is gone.
+    pub(super) async fn forgets(&self, network: &NetworkId) {
+        self.until_known(network, false).await;
+    }
+
+    async fn until_known(&self, network: &NetworkId, known: bool) {
         let mut networks = self.agent.networks_changed();
-        while self.agent.read(|s| !s.networks.contains_key(network)) {
+        while self.agent.read(|s| s.networks.contains_key(network)) != known {
             networks.changed().await.unwrap();
         }
     }

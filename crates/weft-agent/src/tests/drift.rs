@@ -52,8 +52,8 @@ async fn an_endpoint_that_the_kernel_refuses_is_withdrawn() {
     host.kernel.refuse(Some("port"));
     let error = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap_err().to_string();
     assert!(error.contains("device or resource busy"), "{error}");
-    assert!(host.agent.endpoints().is_empty());
-    assert!(cluster.store.list("v1/addresses/").await.unwrap().records.is_empty());
+    assert!(host.agent.endpoints().await.is_empty());
+    assert!(cluster.store.list(weft_model::schema::ON).await.unwrap().records.is_empty());
     host.kernel.refuse(None);
     host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
     settled(&host).await;

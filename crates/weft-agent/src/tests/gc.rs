@@ -25,7 +25,7 @@ async fn gc_removes_what_is_safe_and_what_a_dead_node_had_only_when_it_is_named(
     b.agent.0.reserving.lock().await.clone_from(&false);
     a.agent.commit(Txn::new().put(&key, encode(&orphan))).await.unwrap();
 
-    let safe: Vec<_> = a.agent.leaks().into_iter().filter(|leak| leak.safe).collect();
+    let safe: Vec<_> = a.agent.leaks().await.into_iter().filter(|leak| leak.safe).collect();
     assert_eq!(safe.iter().map(|leak| &leak.key).collect::<Vec<_>>(), [&key]);
     assert_eq!(a.agent.collect_garbage(&[]).await.unwrap(), safe);
     assert!(cluster.store.get(&key).await.unwrap().is_none());
@@ -37,5 +37,5 @@ async fn gc_removes_what_is_safe_and_what_a_dead_node_had_only_when_it_is_named(
     assert!(removed.iter().any(|leak| leak.key == schema::node_key(b.agent.node())), "{removed:?}");
     assert!(a.agent.endpoint(&network.id, &of_the_dead.id).is_none());
     assert!(a.agent.endpoint(&network.id, &kept.id).is_some());
-    assert_eq!(a.agent.leaks(), []);
+    assert_eq!(a.agent.leaks().await, []);
 }

@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, endpoint, spec};
 use crate::{AgentError, EndpointSpec, NetworkDetails, api::NetworkSpec};
-use weft_model::{HostRoute, Node, Vni};
+use weft_model::{HostRoute, Node, Vni, schema};
 
 #[tokio::test]
 async fn a_name_belongs_to_one_network() {
@@ -95,7 +95,7 @@ async fn a_network_goes_when_its_last_endpoint_has_gone_and_takes_everything_alo
     h1.agent.claim_address(&network.id, network.subnets[0].net, None).await.unwrap();
     h2.agent.remove_network(&network.id).await.unwrap();
     h2.agent.remove_network(&network.id).await.unwrap();
-    let left = cluster.store.list("v1/").await.unwrap().records;
+    let left = cluster.store.list(schema::ALL).await.unwrap().records;
     let left: Vec<_> = left.iter().filter(|r| !r.key.starts_with("v1/nodes/")).map(|r| &r.key).collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -110,7 +110,7 @@ async fn an_endpoint_and_a_removal_at_once_never_leave_an_endpoint_without_its_n
         let spec = EndpointSpec { container: None, ..endpoint(&network.id) };
         let (made, removed) =
             tokio::join!(h1.agent.create_endpoint(spec), h2.agent.remove_network(&network.id));
-        let endpoints = cluster.store.list("v1/endpoints/").await.unwrap().records.len();
+        let endpoints = cluster.store.list(&schema::endpoints_of(&network.id)).await.unwrap().records.len();
         let networks = cluster.store.list("v1/networks/").await.unwrap().records.len();
         assert_eq!(endpoints, networks, "{made:?} {removed:?}");
         assert!(cluster.store.list("v1/removing/").await.unwrap().records.is_empty());
@@ -118,6 +118,8 @@ async fn an_endpoint_and_a_removal_at_once_never_leave_an_endpoint_without_its_n
             h1.agent.remove_endpoint(&network.id, &endpoint.id).await.unwrap();
             h1.agent.remove_network(&network.id).await.unwrap();
         }
+        // Its name is free here as well once this host has heard.
+        h1.forgets(&network.id).await;
     }
 }
 

@@ -118,9 +118,9 @@ impl Cluster for Agreeing {
     fn pool(&self, pool: &str) -> Option<Pool> {
         CLUSTER.pools.get(pool).cloned()
     }
-    fn unused_pool(&self, net: IpNet) -> Option<(String, Pool)> {
-        let pool = self.pool("p").filter(|pool| pool.subnet.net == net)?;
-        Some(("p".to_owned(), pool))
+    fn unused_pools(&self, net: IpNet) -> Vec<(String, Pool)> {
+        let pool = self.pool("p").filter(|pool| pool.subnet.net == net);
+        pool.map(|pool| ("p".to_owned(), pool)).into_iter().collect()
     }
     /// As the agent does: subnets that are none are refused.
     fn create_network(&self, spec: NetworkSpec, _: &str) -> impl Answer<Network> {

@@ -1,0 +1,152 @@
+//! The networks whose members this host follows: those that it takes part in.
+//!
+//! A host that makes an endpoint or claims an address on a network follows the network first, and notes that on disk first
+//! of all: a daemon that starts again has to follow every network on which it may have left something, or it would take
+//! down what it has. A network that it has nothing on, and that nobody has asked for in [`KEPT`], is given up.
+
+use crate::AgentError;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{sync::watch, time::Instant};
+use weft_model::NetworkId;
+
+/// How long a network without anything of this host's is followed: a container that was stopped may be started again.
+pub(crate) const KEPT: Duration = Duration::from_hours(1);
+
+/// The networks, and where they are noted.
+#[derive(Default)]
+pub(crate) struct Followed {
+    /// `None`: nowhere.
+    path: Option<PathBuf>,
+    /// When each was last asked for.
+    networks: Mutex<BTreeMap<NetworkId, Instant>>,
+    changed: watch::Sender<()>,
+}
+
+impl Followed {
+    /// What was noted at `path`; `None` if nothing ever was.
+    pub(crate) fn load(path: &Path) -> Result<Option<BTreeSet<NetworkId>>, AgentError> {
+        let error = |e: &dyn std::fmt::Display| AgentError::File {
+            path: path.display().to_string(),
+            reason: e.to_string(),
+        };
+        match std::fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| error(&e)),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(error(&e)),
+        }
+    }
+
+    /// These, noted at `path` from now on.
+    pub(crate) fn new(path: &Path, networks: BTreeSet<NetworkId>) -> Result<Self, AgentError> {
+        let now = Instant::now();
+        let networks: BTreeMap<_, _> = networks.into_iter().map(|network| (network, now)).collect();
+        let followed = Self { path: Some(path.to_owned()), ..Self::default() };
+        followed.note(&networks)?;
+        *followed.lock() = networks;
+        Ok(followed)
+    }
+
+    /// Adds a network; it is on disk when this returns.
+    pub(crate) fn add(&self, network: &NetworkId) -> Result<(), AgentError> {
+        let mut networks = self.lock();
+        if let Some(asked) = networks.get_mut(network) {
+            *asked = Instant::now();
+            return Ok(());
+        }
+        let mut new = networks.clone();
+        new.insert(network.clone(), Instant::now());
+        self.note(&new)?;
+        *networks = new;
+        drop(networks);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Gives up the networks that `needed` says no to and that nobody has asked for in `kept` ([`KEPT`]), and at once those
+    /// of them that `exists` says no to.
+    pub(crate) fn give_up(
+        &self,
+        needed: impl Fn(&NetworkId) -> bool,
+        exists: impl Fn(&NetworkId) -> bool,
+        kept: Duration,
+    ) -> Result<(), AgentError> {
+        let mut networks = self.lock();
+        let mut new = networks.clone();
+        new.retain(|id, asked| needed(id) || (exists(id) && asked.elapsed() < kept));
+        if new.len() == networks.len() {
+            return Ok(());
+        }
+        self.note(&new)?;
+        *networks = new;
+        drop(networks);
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    pub(crate) fn contains(&self, network: &NetworkId) -> bool {
+        self.lock().contains_key(network)
+    }
+
+    /// All of them.
+    pub(crate) fn all(&self) -> BTreeSet<NetworkId> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// Changes with them.
+    pub(crate) fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn note(&self, networks: &BTreeMap<NetworkId, Instant>) -> Result<(), AgentError> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let error =
+            |e: std::io::Error| AgentError::File { path: path.display().to_string(), reason: e.to_string() };
+        let bytes = weft_model::encode(&networks.keys().collect::<Vec<_>>());
+        let new = path.with_extension("new");
+        let mut out = std::fs::File::create(&new).map_err(error)?;
+        out.write_all(&bytes).and_then(|()| out.sync_all()).map_err(error)?;
+        std::fs::rename(&new, path).map_err(error)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Instant>> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_followed_is_on_disk_until_nobody_needs_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("networks.json");
+        assert_eq!(Followed::load(&path).unwrap(), None);
+        let followed = Followed::new(&path, BTreeSet::new()).unwrap();
+        let (used, unused, gone) = (NetworkId::random(), NetworkId::random(), NetworkId::random());
+        for network in [&used, &unused, &gone] {
+            followed.add(network).unwrap();
+        }
+        assert_eq!(Followed::load(&path).unwrap().unwrap(), followed.all());
+        let look = |kept| followed.give_up(|id| *id == used, |id| *id != gone, kept).unwrap();
+        look(KEPT);
+        assert!(followed.contains(&unused) && !followed.contains(&gone));
+        look(Duration::ZERO);
+        assert_eq!(followed.all(), BTreeSet::from([used]));
+        assert_eq!(Followed::load(&path).unwrap().unwrap(), followed.all());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("networks.json");
+        std::fs::write(&path, "{").unwrap();
+        assert!(Followed::load(&path).err().unwrap().to_string().contains("networks.json"));
+    }
+}
