@@ -9,6 +9,7 @@
 //! | `cargo xtask measure` | the figures that notes and documents quote |
 //! | `cargo xtask bench` | weft beside the bare wire and Docker's own networks; `--quick` in under 3 minutes |
 //! | `cargo xtask fuzz` | bytes that break a promise of a parser, looked for in every one that meets a stranger |
+//! | `cargo xtask scale` | a cluster of a thousand hosts on this machine, and what grows with it |
 //! | `cargo xtask verifier` | whether this kernel and Debian 12's accept the fast path's programs |
 //! | `cargo xtask tools` | installs what the others need |
 
@@ -19,6 +20,7 @@ mod fuzz;
 mod lint;
 mod machine;
 mod measure;
+mod scale;
 mod soak;
 mod statistics;
 mod step;
@@ -51,6 +53,8 @@ enum Chore {
     Measure,
     /// Measure weft beside the bare wire and Docker's own networks
     Bench(bench::Flags),
+    /// Measure what grows with hosts and endpoints
+    Scale(scale::Flags),
     /// One end of a measurement, as the benchmark runs it
     #[command(subcommand, hide = true)]
     BenchPeer(bench::peer::Role),
@@ -71,6 +75,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Lint => lint::run(),
         Chore::Measure => measure::run(),
         Chore::Bench(flags) => bench::run(&flags),
+        Chore::Scale(flags) => scale::run(&flags),
         Chore::BenchPeer(role) => bench::peer::run(&role),
         Chore::Fuzz(flags) => fuzz::run(&flags),
         Chore::Verifier => verifier::run(),

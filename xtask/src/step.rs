@@ -52,11 +52,23 @@ pub fn build_weft_for_release() -> Result<PathBuf> {
     build(&["--release"], "release")
 }
 
+/// Builds these packages, optimised, and returns the folder of their programs.
+pub fn build_for_release(packages: &[&str]) -> Result<PathBuf> {
+    let packages: Vec<&str> = packages.iter().flat_map(|package| ["--package", package]).collect();
+    run(&mut cargo(&[&["build", "--release"], &packages[..]].concat()))?;
+    programs("release")
+}
+
+/// The folder of the programs of a profile.
+fn programs(profile: &str) -> Result<PathBuf> {
+    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
+    let dir = target.join(profile);
+    dir.canonicalize().with_context(|| dir.display().to_string())
+}
+
 fn build(more: &[&str], profile: &str) -> Result<PathBuf> {
     run(&mut cargo(&[&["build", "--package", "weft"], more].concat()))?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
-    let weft = target.join(profile).join("weft");
-    weft.canonicalize().with_context(|| weft.display().to_string())
+    Ok(programs(profile)?.join("weft"))
 }
 
 /// Fails unless this is root.

@@ -75,6 +75,11 @@ impl Etcd {
         format!("etcd://{}:{}", Wire::SWITCH_V4, Self::PORT)
     }
 
+    /// The process, while it was started and not stopped.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
     /// Its log.
     pub fn log(&self) -> PathBuf {
         self.dir.join("etcd.log")

@@ -39,7 +39,11 @@ struct Cluster {
 #[derive(Subcommand)]
 enum Command {
     /// Write the networks and endpoints
-    Populate,
+    Populate {
+        /// Write the hosts as well: nobody will play them
+        #[arg(long)]
+        nodes: bool,
+    },
     /// Play the hosts, and report
     Run(Flags),
 }
@@ -87,7 +91,7 @@ async fn main() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let door = Door { url: store, token, dir: dir.path().to_owned() };
     match command {
-        Command::Populate => populate(door.open().await?.as_ref(), &shape).await,
+        Command::Populate { nodes } => populate(door.open().await?.as_ref(), &shape, nodes).await,
         Command::Run(flags) => {
             shape.check()?;
             let run = Run {

@@ -63,11 +63,14 @@ impl Glimpse {
     }
 }
 
-/// Bytes that a device of this network namespace has received.
+/// Bytes that a device of this network namespace has carried: received and sent, or over and back where it is `lo`.
 pub fn wire_bytes(device: &str) -> Result<u64> {
     let devices = fs::read_to_string("/proc/thread-self/net/dev").context("/proc/net/dev")?;
     let line = devices.lines().find_map(|line| line.trim().strip_prefix(device)?.strip_prefix(':'));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).with_context(|| device.to_owned())
+    let line = line.with_context(|| format!("there is no device {device}"))?;
+    let field = |n: usize| line.split_whitespace().nth(n).and_then(|field| field.parse::<u64>().ok());
+    let (received, sent) = field(0).zip(field(8)).with_context(|| format!("{device}: {line}"))?;
+    Ok(if device == "lo" { received } else { received + sent })
 }
 
 #[cfg(test)]

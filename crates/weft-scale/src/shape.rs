@@ -20,6 +20,8 @@ const WRITERS: usize = 32;
 const CHUNK: usize = 24;
 /// The VNI of network 0. The lab's own networks are below.
 const FIRST_VNI: u32 = 100_000;
+/// The first address in a network's subnet that an endpoint has: below there is room for real ones.
+const FIRST_ADDRESS: u32 = 16;
 
 /// The size of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -44,8 +46,8 @@ impl Shape {
         if hosts * parts < networks {
             bail!("{networks} networks need more hosts than {hosts} in {parts} each");
         }
-        if endpoints / networks > 40_000 || hosts > 60_000 {
-            bail!("too large: at most 40,000 endpoints on a network and 60,000 hosts");
+        if (networks > 1 && endpoints / networks > 40_000) || endpoints > 10_000_000 || hosts > 60_000 {
+            bail!("too large: at most 40,000 endpoints on one network of several, and 60,000 hosts");
         }
         Ok(())
     }
@@ -83,8 +85,10 @@ impl Shape {
     }
 
     /// The record of a network.
-    pub fn network(network: usize) -> Result<Network> {
-        let net: IpNet = format!("10.{}.0.0/16", network % 250).parse()?;
+    pub fn network(&self, network: usize) -> Result<Network> {
+        // One network alone has room for as many endpoints as there may be.
+        let length = if self.networks == 1 { 8 } else { 16 };
+        let net: IpNet = format!("10.{}.0.0/{length}", network % 250).parse()?;
         Ok(Network {
             id: Self::network_id(network)?,
             name: Some(format!("net{network}").parse()?),
@@ -105,10 +109,11 @@ impl Shape {
         format!("{network:064x}").parse().context("a network id")
     }
 
-    /// Endpoint number `number` of a network, on host `host`. Number 0 has the third address of the subnet.
+    /// Endpoint number `number` of a network, on host `host`.
     pub fn endpoint(network: usize, number: usize, host: usize) -> Result<Endpoint> {
-        let ip =
-            Ipv4Addr::from((10 << 24) + (u32::try_from(network % 250)? << 16) + u32::try_from(number)? + 2);
+        let ip = Ipv4Addr::from(
+            (10 << 24) + (u32::try_from(network % 250)? << 16) + u32::try_from(number)? + FIRST_ADDRESS,
+        );
         let id: EndpointId = format!("{number:012x}{network:052x}").parse()?;
         Ok(Endpoint {
             network: Self::network_id(network)?,
@@ -153,12 +158,17 @@ pub(crate) fn records_of(endpoint: &Endpoint) -> Vec<(String, Vec<u8>)> {
     claims.chain([(schema::key_of_endpoint(endpoint), encode(endpoint))]).collect()
 }
 
-/// Writes the networks and the endpoints of a cluster; its hosts write themselves.
-pub async fn populate(store: &dyn Store, shape: &Shape) -> Result<()> {
+/// Writes the networks and the endpoints of a cluster. Its hosts write themselves, unless `nodes` says that nobody will play
+/// them.
+pub async fn populate(store: &dyn Store, shape: &Shape, nodes: bool) -> Result<()> {
     shape.check()?;
     let mut records = Vec::new();
+    for host in 0..if nodes { shape.hosts } else { 0 } {
+        let node = Shape::node(host)?;
+        records.push((schema::node_key(&node.id), encode(&node)));
+    }
     for number in 0..shape.networks {
-        let network = Shape::network(number)?;
+        let network = shape.network(number)?;
         records.extend(network.name.iter().map(|name| (schema::name_key(name), encode(&network.id))));
         records.push((schema::vni_key(network.vni), encode(&network.id)));
         records.push((schema::network_key(&network.id), encode(&network)));
@@ -202,6 +212,7 @@ mod tests {
     #[test]
     fn numbers_that_do_not_fit_together_are_refused() {
         assert!(Shape { hosts: 1, endpoints: 1, networks: 10, parts: 1 }.check().is_err());
-        assert!(Shape { hosts: 1, endpoints: 50_000, networks: 1, parts: 1 }.check().is_err());
+        assert!(Shape { hosts: 2, endpoints: 90_000, networks: 2, parts: 1 }.check().is_err());
+        Shape { hosts: 1, endpoints: 100_000, networks: 1, parts: 1 }.check().unwrap();
     }
 }

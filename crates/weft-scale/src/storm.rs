@@ -68,7 +68,7 @@ impl Storm {
             let due = start + Duration::from_secs(1) * u32::try_from(change).unwrap_or(u32::MAX) / self.rate;
             async move {
                 tokio::time::sleep_until(due).await;
-                let vni = Shape::network(self.network(change))?.vni;
+                let vni = self.shape.network(self.network(change))?.vni;
                 arrivals.begin(vni, endpoint.mac);
                 let records = records_of(endpoint);
                 let txn = records.into_iter().fold(Txn::new(), |txn, (key, value)| {

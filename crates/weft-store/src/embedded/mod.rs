@@ -40,8 +40,8 @@ pub struct Embedded {
 struct Core {
     file: StoreFile,
     leases: Leases,
-    /// The last revision on disk: watches wait for it to change.
-    committed: tokio::sync::watch::Sender<Revision>,
+    /// Who waits for what is written.
+    watched: watch::Watched,
 }
 
 impl Core {
@@ -72,8 +72,7 @@ impl Embedded {
         tokio::task::spawn_blocking(move || {
             let file = StoreFile::open(&opened, history)?;
             let leases = Leases::starting_now(file.leases()?);
-            let committed = tokio::sync::watch::Sender::new(file.revision()?);
-            let core = Arc::new(Core { file, leases, committed });
+            let core = Arc::new(Core { file, leases, watched: watch::Watched::default() });
             let writer = Writer::start(core.clone()).map_err(|e| storage(&opened, &e))?;
             Ok(Self { core, writer })
         })

@@ -21,6 +21,7 @@ use std::{
     time::Instant,
 };
 use tokio::sync::oneshot;
+use weft_model::Revision;
 
 /// Orders carried out in one disk transaction, at most.
 const GROUP: usize = 128;
@@ -88,12 +89,13 @@ fn carry_out(core: &Core, group: Vec<Pending>) {
     if ends.is_empty() && group.is_empty() {
         return;
     }
+    let before = core.file.revision().unwrap_or(Revision::ZERO);
     match core.file.apply(ends.iter().chain(group.iter().map(|pending| &pending.order))) {
         Ok((answers, revision)) => {
             for (lease, ttl) in &ended {
                 tracing::info!(lease = lease.0, ?ttl, "lease ended without a sign of life");
             }
-            core.committed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+            tell(core, before, revision);
             for (pending, answer) in group.into_iter().zip(answers.into_iter().skip(ends.len())) {
                 match pending.order {
                     Order::Grant(lease, ttl) => core.leases.add(lease, ttl),
@@ -116,6 +118,24 @@ fn carry_out(core: &Core, group: Vec<Pending>) {
             }
             for pending in group {
                 let _gone = pending.reply.send(Err(error.clone()));
+            }
+        }
+    }
+}
+
+/// Tells the watches what was committed after `before`.
+fn tell(core: &Core, mut before: Revision, revision: Revision) {
+    while before < revision && !core.watched.is_empty() {
+        match core.file.changes("", before) {
+            Ok(chunk) => {
+                core.watched.tell(&chunk.batches);
+                before = chunk.up_to;
+            }
+            Err(error) => {
+                // They would wait for ever for what they are not told.
+                tracing::error!(%error, "what was committed cannot be read: all watches end");
+                core.watched.end();
+                return;
             }
         }
     }
