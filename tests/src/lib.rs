@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
 mod engines;
+pub mod fast_path;
 pub mod gate;
 pub mod traffic;
 mod under_traffic;

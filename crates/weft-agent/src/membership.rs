@@ -220,13 +220,12 @@ fn look(inner: &Inner) -> bool {
             inner.view.set_this(node);
             true
         }
-        Ok(_) => false,
         // An interface that is down for a moment takes nothing away: the last known record stays.
         Err(error) if news => {
             tracing::warn!(%error, "this host's underlay cannot be read; it stays as last known");
             false
         }
-        Err(_) => false,
+        Ok(_) | Err(_) => false,
     }
 }
 

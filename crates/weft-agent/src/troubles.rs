@@ -24,12 +24,12 @@ impl Troubles {
     /// Takes note of a trouble, or that there is none (any more). Whether this is news.
     pub(crate) fn set(&self, subject: Subject, trouble: Option<String>) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = all.get(&subject).cloned();
-        match &trouble {
-            Some(trouble) => all.insert(subject, trouble.clone()),
+        let is_news = all.get(&subject) != trouble.as_ref();
+        match trouble {
+            Some(trouble) => all.insert(subject, trouble),
             None => all.remove(&subject),
         };
-        before != trouble
+        is_news
     }
 
     /// All of them, in words.

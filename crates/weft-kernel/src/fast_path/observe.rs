@@ -54,7 +54,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Whether trunk, programs and host entry are as they should be.
+    /// Whether trunk, programs, pins and host entry are as they should be.
     fn base_is_sound(&mut self) -> Result<bool, KernelError> {
         let Some(trunk) = self.sides().sound_trunk()? else { return Ok(false) };
         let uplink = self.uplink()?;
@@ -67,6 +67,7 @@ impl Plane {
         host.version = 0;
         Ok(!here.contains(&false)
             && !there.contains(&false)
+            && self.programs.maps_are_pinned()
             && host == self.host_entry(trunk, uplink.as_ref()))
     }
 

@@ -216,6 +216,7 @@ impl Plane {
     }
 
     fn try_settle_base(&mut self) -> Outcome {
+        self.programs.pin_maps()?;
         let trunk = self.sides().ensure_trunk()?;
         self.programs.attach(&self.host_namespace, Program::ToWire, TRUNK)?;
         self.programs.attach(&self.overlay_namespace, Program::ToContainer, TRUNK)?;

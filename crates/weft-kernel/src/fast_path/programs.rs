@@ -162,6 +162,29 @@ impl Programs {
         Ok((Self { loaded, pins: pins.clone() }, maps))
     }
 
+    /// Whether every shared map is pinned: the next daemon would begin with empty ones.
+    pub fn maps_are_pinned(&self) -> bool {
+        SHARED.iter().all(|name| self.pins.map(name).exists())
+    }
+
+    /// Pins the shared maps that somebody has unpinned.
+    pub fn pin_maps(&self) -> Result<(), KernelError> {
+        if self.maps_are_pinned() {
+            return Ok(());
+        }
+        self.pins.prepare(&Program::ALL.map(Program::name))?;
+        for name in SHARED {
+            let pin = self.pins.map(name);
+            // The first program's maps are the tables', the others' are the same ones.
+            if !pin.exists()
+                && let Some(map) = self.of(Program::ToWire).object.map(name)
+            {
+                map.pin(&pin).map_err(|e| failed(format!("pin map {name}"), &e))?;
+            }
+        }
+        Ok(())
+    }
+
     fn of(&self, program: Program) -> &Loaded {
         &self.loaded[program as usize]
     }
