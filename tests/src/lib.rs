@@ -17,7 +17,7 @@ use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Command, Output},
@@ -208,20 +208,29 @@ pub fn weft_output(arguments: &[&str]) -> Output {
 
 /// POSTs JSON to a unix socket, as Docker does with plugins, and returns the answer.
 pub fn post(socket: &Path, path: &str, body: &Value) -> Value {
-    let body = body.to_string();
-    let mut stream = UnixStream::connect(socket).unwrap_or_else(|e| panic!("{}: {e}", socket.display()));
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let (_, answer) = request(socket, "POST", path, body).unwrap_or_else(|e| panic!("{path}: {e}"));
+    serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{path}: {e}: {answer}"))
+}
+
+/// Asks a server on a unix socket, with no body if that is null: the status and the body of its answer. An error when there
+/// is none, or half of one.
+pub fn request(socket: &Path, method: &str, path: &str, body: &Value) -> io::Result<(u16, String)> {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let length = body.len();
     write!(
         stream,
-        "POST {path} HTTP/1.1\r\nHost: plugin\r\nContent-Type: application/json\r\nConnection: close\r\n\
+        "{method} {path} HTTP/1.1\r\nHost: plugin\r\nContent-Type: application/json\r\nConnection: close\r\n\
          Content-Length: {length}\r\n\r\n{body}"
-    )
-    .unwrap();
+    )?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
-    serde_json::from_str(body).unwrap_or_else(|e| panic!("{path}: {e}: {answer}"))
+    stream.read_to_string(&mut answer)?;
+    let parsed = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    });
+    parsed.ok_or_else(|| io::Error::other(format!("no answer: {answer:?}")))
 }
 
 /// Everything on the machine that carries a lab's name: namespaces, folders, cgroups, processes.
