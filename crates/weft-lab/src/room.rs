@@ -69,7 +69,10 @@ impl Room {
             return Ok(());
         }
         let path = PathBuf::from(format!("/proc/{}/ns/mnt", self.holder.pid));
-        let inode = fs::metadata(&path).map_err(LabError::file(&path))?.ino();
+        // Held open until the end: else the number would be another mount namespace's as soon as this one's last process has
+        // gone (`ip -n` makes one), and whoever is in that would be killed as well.
+        let held = fs::File::open(&path).map_err(LabError::file(&path))?;
+        let inode = held.metadata().map_err(LabError::file(&path))?.ino();
         kill_all(&format!("the room of {}", self.holder.log.display()), || {
             pids_where(|proc| fs::metadata(proc.join("ns/mnt")).is_ok_and(|m| m.ino() == inode))
         })
