@@ -162,7 +162,7 @@ fn two_hosts_allocate_at_once_while_their_daemons_are_killed_and_nothing_is_doub
             ledger.done.store(true, SeqCst);
             failed
         });
-        let kills = kill_in_turn(&mut lab, &ledger, Duration::from_millis(700));
+        let kills = kill_in_turn(&mut lab, &ledger, Duration::from_millis(short_or_long(500, 3000)));
         assert_eq!(waiting.join().unwrap(), 0, "a caller failed");
         kills
     });

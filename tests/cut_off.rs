@@ -36,15 +36,13 @@ impl Cut {
     }
 
     fn make(self, lab: &Fixture) {
-        let mut script = "table bridge cut {\n".to_owned();
-        for (hook, device) in [("prerouting", "iifname"), ("postrouting", "oifname")] {
-            script += &format!("chain {hook} {{ type filter hook {hook} priority 0;\n");
-            for rule in self.rules() {
-                script += &format!("{device} \"h3\" {rule}\n");
-            }
-            script += "}\n";
-        }
-        script += "}\n";
+        let chain = |(hook, device): (&str, &str)| {
+            let rules: String =
+                self.rules().iter().map(|rule| [device, " \"h3\" ", rule, "\n"].concat()).collect();
+            format!("chain {hook} {{ type filter hook {hook} priority 0;\n{rules}}}\n")
+        };
+        let chains = [("prerouting", "iifname"), ("postrouting", "oifname")].map(chain).concat();
+        let script = format!("table bridge cut {{\n{chains}}}\n");
         lab.wire.namespace.run(&["nft", &script]).unwrap();
     }
 

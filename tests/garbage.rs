@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
-use weft_e2e::{eventually, lab, options_with_etcd, refusal, seen, weft_devices};
-use weft_lab::LabOptions;
+use weft_e2e::{eventually, lab, options_with_etcd, records, refusal, seen, weft_devices};
+use weft_lab::{LabOptions, figures};
 
 #[test]
 fn a_lost_hosts_addresses_are_freed_when_the_operator_says_that_it_is_dead() {
@@ -20,10 +20,13 @@ fn a_lost_hosts_addresses_are_freed_when_the_operator_says_that_it_is_dead() {
 
     lab.daemon_mut("h2").unwrap().kill().unwrap();
     let h1 = lab.daemon("h1").unwrap().clone();
-    eventually("the end of the lease", Duration::from_secs(20), || {
+    let ended = eventually("the end of the lease", Duration::from_secs(20), || {
         let reason = explain(&lab, "10.0.0.3")["reason"].to_string();
         seen(reason.contains("lease has ended"), reason)
     });
+    let knows_the_way =
+        || h1.overlay().bridge_json(&["fdb", "show"]).unwrap().to_string().contains("10.77.0.2");
+    assert!(knows_the_way(), "a host that is cut off from the store may be there still");
     let leaks = h1.json(&["gc", "--dry-run"]).unwrap();
     let leaks = leaks.as_array().unwrap();
     assert!(
@@ -35,8 +38,23 @@ fn a_lost_hosts_addresses_are_freed_when_the_operator_says_that_it_is_dead() {
     assert!(said.contains("h1 lives"), "{said}");
 
     let removed = h1.json(&["gc", "--dead-node", "h2"]).unwrap();
-    assert!(removed.as_array().unwrap().len() >= 3, "node, endpoint, claim: {removed}");
+    let removed = removed.as_array().unwrap().len();
+    assert!(removed >= 3, "node, endpoint, claim: {removed}");
     assert_eq!(explain(&lab, "10.0.0.3")["free"], true);
+    let withdrawn = eventually("no way to it", Duration::from_secs(5), || {
+        seen(!knows_the_way(), "h1 has entries for it")
+    });
+    let wrong = records(lab.etcd.as_ref().unwrap()).iter().filter(|key| key.contains("10.0.0.3")).count();
+    figures(
+        "host dead for good",
+        &format!(
+            "seen {} ms after its end (lease of 2 s); {removed} records freed when fenced, its endpoint withdrawn from the \
+             other host {} ms after that, {wrong} records wrong",
+            ended.as_millis(),
+            withdrawn.as_millis()
+        ),
+    );
+    assert_eq!(wrong, 0);
     // It comes back: its container's interface is no longer one of the network's.
     lab.daemon_mut("h2").unwrap().start().unwrap();
     let h2 = lab.daemon("h2").unwrap();

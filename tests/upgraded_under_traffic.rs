@@ -41,7 +41,7 @@ fn upgrade(lab: &mut Fixture, host: &str, build: &Path, version: &str, meanwhile
     lab.daemon_mut(host).unwrap().stop().unwrap();
     meanwhile(lab);
     let daemon = lab.daemon_mut(host).unwrap();
-    daemon.options.weft = build.to_owned();
+    build.clone_into(&mut daemon.options.weft);
     daemon.start().unwrap();
     let daemon = lab.daemon(host).unwrap();
     assert_eq!(daemon.status().unwrap()["version"], version);
