@@ -1,6 +1,7 @@
 //! What can be typed: commands and flags, close to `docker network` and `ip`.
 
 use crate::{
+    commands::StoreCommand,
     config::{DaemonFlags, HostFlags, LAYERS_HELP},
     exit::EXIT_CODES,
 };
@@ -46,6 +47,9 @@ pub enum Command {
     /// Addresses: who has one, and why it is or is not free
     #[command(subcommand)]
     Address(AddressCommand),
+    /// The store: check, back up, restore, and move the cluster to another one
+    #[command(subcommand)]
+    Store(StoreCommand),
     /// Remove records that nobody needs any more, each with its owner and the reason
     Gc(GcFlags),
     /// Put a network namespace of this host on a network
@@ -362,7 +366,7 @@ mod tests {
         for (path, words) in [
             (
                 "",
-                "daemon network endpoint node address gc attach detach status lab down completions version --socket Exit codes: 6  unreachable",
+                "daemon network endpoint node address store gc attach detach status lab down completions version --socket Exit codes: 6  unreachable",
             ),
             ("network", "ls create inspect rm"),
             ("network ls", "--format --quiet"),
@@ -376,6 +380,11 @@ mod tests {
             ("endpoint inspect", "--format"),
             ("address explain", "IP --format"),
             ("gc", "--dry-run --dead-node --format"),
+            ("store", "check backup restore copy"),
+            ("store check", "--opt --join-token-file --state-dir --format"),
+            ("store backup", "--store --opt --join-token-file --state-dir"),
+            ("store restore", "--to --force --opt --join-token-file --state-dir"),
+            ("store copy", "FROM TO --from-opt --to-opt --join-token-file --to-join-token-file --give-up"),
             ("node ls", "--stats --format"),
             ("attach", "--netns --ip --mac --interface --name"),
             ("detach", "--netns"),

@@ -248,7 +248,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The value of a setting, from the first layer that has it.
-    fn value<T>(&self, key: &str, flag: Option<&T>) -> Result<Option<T>, ConfigError>
+    pub fn value<T>(&self, key: &str, flag: Option<&T>) -> Result<Option<T>, ConfigError>
     where
         T: FromStr<Err: fmt::Display> + Clone,
     {
@@ -259,7 +259,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The store and its options, checked together: the URL that is returned has the prefix that holds.
-    fn store(&self, flags: &DaemonFlags) -> Result<(StoreUrl, StoreOptions), ConfigError> {
+    pub fn store(&self, flags: &DaemonFlags) -> Result<(StoreUrl, StoreOptions), ConfigError> {
         let url = self.value("cluster-store", flags.cluster_store.as_ref())?.unwrap_or(StoreUrl::Local);
         let (place, options) = match &flags.cluster_store_opt[..] {
             [] => match self.variable(STORE_OPTIONS).or_else(|| self.key(STORE_OPTIONS)) {
@@ -278,7 +278,7 @@ impl<'a> Layers<'a> {
     }
 
     /// The join token may come as itself or as a file: the first layer that has either decides.
-    fn join_token(&self, flags: &DaemonFlags) -> Result<Option<JoinToken>, ConfigError> {
+    pub fn join_token(&self, flags: &DaemonFlags) -> Result<Option<JoinToken>, ConfigError> {
         if let Some(token) = &flags.join_token {
             return Ok(Some(token.clone()));
         }

@@ -10,7 +10,10 @@ mod lab;
 pub(crate) mod network;
 mod node;
 mod status;
+mod store;
 mod version;
+
+pub use store::StoreCommand;
 
 use crate::{
     cli::{Cli, Command, Format, ListFlags},
@@ -36,6 +39,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Endpoint(command) => return wait_for(endpoint::run(command, &client)),
         Command::Node(command) => wait_for(node::run(command, &client)),
         Command::Address(command) => wait_for(address::run(command, &client)),
+        Command::Store(command) => wait_for(store::run(command, cli.socket)),
         Command::Gc(flags) => wait_for(gc::run(flags, &client)),
         Command::Attach(flags) => wait_for(attach::attach(flags, &client)),
         Command::Detach(flags) => wait_for(attach::detach(flags, &client)),
