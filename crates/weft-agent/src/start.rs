@@ -24,7 +24,11 @@ use weft_model::{
     NetworkId, Node, NodeId, Snapshot, encode,
     schema::{self, Meta, Scope},
 };
-use weft_store::{JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn, probe};
+use weft_store::{
+    JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn,
+    embedded::{Authority, AuthorityError},
+    probe,
+};
 
 /// The file in the state directory that a daemon holds locked while it runs.
 pub const LOCK_FILE: &str = "lock";
@@ -237,7 +241,8 @@ async fn open_store(
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> Result<Arc<dyn Store>, AgentError> {
-    let token = join_token(options)?;
+    let authority = authority(options)?;
+    let token = join_token(options, authority.as_deref())?;
     let open = OpenOptions {
         state_dir: options.state_dir.clone(),
         join_token: token.clone(),
@@ -245,11 +250,17 @@ async fn open_store(
         timeout: options.store_timeout,
     };
     let Opened { store, embedded } = weft_store::open(&options.cluster_store, &open).await?;
-    if let (Some(embedded), Some(address), Some(token)) = (embedded, this.advertise, token) {
+    if let (Some(embedded), Some(address), Some(token), Some(authority)) =
+        (embedded, this.advertise, token, authority)
+    {
+        let operators = options.store_options.tls().map_err(|e| AgentError::Invalid(e.to_string()))?;
+        let tls = authority
+            .server_config(operators.as_ref())
+            .map_err(|e: AuthorityError| AgentError::Invalid(e.to_string()))?;
         let listener = listen(address).await?;
         let shutdown = shutdown.clone();
         tasks.spawn(async move {
-            if let Err(error) = weft_store::embedded::serve(listener, embedded, token, shutdown).await {
+            if let Err(error) = weft_store::embedded::serve(listener, embedded, token, tls, shutdown).await {
                 tracing::error!(%error, %address, "the embedded store is no longer served to other hosts");
             }
         });
@@ -257,22 +268,41 @@ async fn open_store(
     Ok(store)
 }
 
+/// The CA by whose certificates other daemons know this one, if it has a store to serve.
+fn authority(options: &AgentOptions) -> Result<Option<Arc<Authority>>, AgentError> {
+    if options.cluster_store != StoreUrl::Local {
+        return Ok(None);
+    }
+    match Authority::load_or_create(&options.state_dir.join(Authority::FILE)) {
+        Ok(authority) => Ok(Some(Arc::new(authority))),
+        Err(error) => Err(AgentError::Invalid(error.to_string())),
+    }
+}
+
 /// The token that other daemons need for this daemon's store, or that this daemon needs for another's.
-fn join_token(options: &AgentOptions) -> Result<Option<JoinToken>, AgentError> {
-    match (&options.join_token, &options.cluster_store) {
-        (Some(token), _) => Ok(Some(token.clone())),
-        (None, StoreUrl::Local) => {
-            let path = options.state_dir.join(JoinToken::FILE);
-            let error =
-                |e: weft_store::JoinTokenError| AgentError::Invalid(format!("{}: {e}", path.display()));
-            JoinToken::load_or_create(&path).map(Some).map_err(error)
+fn join_token(
+    options: &AgentOptions,
+    authority: Option<&Authority>,
+) -> Result<Option<JoinToken>, AgentError> {
+    match (&options.join_token, authority, &options.cluster_store) {
+        (Some(token), Some(authority), _) if token.pin() != authority.pin() => {
+            Err(AgentError::Invalid(format!(
+                "the join token is of another daemon's store: leave it out, the right one is in {}",
+                options.state_dir.join(JoinToken::FILE).display()
+            )))
         }
-        (None, StoreUrl::Remote { server }) => Err(AgentError::Invalid(format!(
+        (Some(token), ..) => Ok(Some(token.clone())),
+        (None, Some(authority), _) => {
+            let path = options.state_dir.join(JoinToken::FILE);
+            let token = JoinToken::load_or_create(&path, authority.pin());
+            token.map(Some).map_err(|e| AgentError::Invalid(e.to_string()))
+        }
+        (None, None, StoreUrl::Remote { server }) => Err(AgentError::Invalid(format!(
             "the store weft://{server} needs a join token: give --join-token or --join-token-file, as found in \
              {} in the state directory of that daemon",
             JoinToken::FILE
         ))),
-        (None, StoreUrl::Etcd { .. } | StoreUrl::Consul { .. }) => Ok(None),
+        (None, None, _) => Ok(None),
     }
 }
 

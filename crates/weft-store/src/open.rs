@@ -47,7 +47,8 @@ pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, Store
                 store: url.to_string(),
                 reason: format!("no join token was given; {}", remote::where_the_token_is()),
             })?;
-            let store = Remote::connect(server, token, options.timeout)?;
+            let tls = options.options.tls().map_err(|e| StoreError::Invalid(e.to_string()))?;
+            let store = Remote::connect(server, token, tls.as_ref(), options.timeout)?;
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Local => {
@@ -70,6 +71,7 @@ pub async fn probe(store: &dyn Store) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Pin;
 
     fn options(state_dir: &std::path::Path) -> OpenOptions {
         OpenOptions {
@@ -112,8 +114,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         // A port that was free a moment ago and that nobody listens on.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let options =
-            OpenOptions { join_token: Some(JoinToken::random().unwrap()), ..options(folder.path()) };
+        let join_token = Some(JoinToken::random(Pin([0; 32])).unwrap());
+        let options = OpenOptions { join_token, ..options(folder.path()) };
         for scheme in ["etcd", "consul", "weft"] {
             let url = format!("{scheme}://127.0.0.1:{port}");
             let opened = open(&url.parse().unwrap(), &options).await.unwrap();

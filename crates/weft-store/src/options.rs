@@ -117,7 +117,8 @@ impl StoreOptions {
         };
         let checked = match url {
             StoreUrl::Local | StoreUrl::Remote { .. } => {
-                misplaced(&KNOWN, "it is for a store with servers of its own, as etcd is: leave it out")?;
+                let others = [PATH, USER, PASSWORD_FILE, TOKEN_FILE];
+                misplaced(&others, "it is for a store with servers of its own, as etcd is: leave it out")?;
                 url.clone()
             }
             StoreUrl::Etcd { endpoints, prefix } => {

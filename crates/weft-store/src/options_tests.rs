@@ -82,7 +82,7 @@ fn options_that_do_not_fit_are_told() {
             "kv.tokenfile means nothing to the store etcd://h:1/weft: etcd knows users",
         ),
         ("kv.path=a", "local", "kv.path means nothing to the store local"),
-        ("kv.cacertfile=/a", "weft://h:1", "kv.cacertfile means nothing to the store weft://h:1"),
+        ("kv.user=a", "weft://h:1", "kv.user means nothing to the store weft://h:1"),
         (
             "kv.cacertfile=/nonexistent/ca.pem",
             "etcd://h:1",

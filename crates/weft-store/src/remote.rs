@@ -1,8 +1,9 @@
 //! The embedded store of another daemon, used over the network: `weft://HOST:PORT`.
 
 use crate::{
-    Batch, JoinToken, LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch,
+    Batch, JoinToken, LeaseId, Listing, Outcome, Record, Store, StoreError, Tls, Txn, Watch,
     request::cause,
+    tls::{find_tls, is_of_certificates},
     wire::{self, Line},
 };
 use async_trait::async_trait;
@@ -11,6 +12,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use rustls::CertificateError;
 use serde::{Serialize, de::DeserializeOwned};
 use std::{io, time::Duration};
 use tokio_util::{
@@ -23,7 +25,7 @@ use weft_model::Revision;
 pub struct Remote {
     address: String,
     root: String,
-    token: String,
+    secret: String,
     client: Client,
     timeout: Duration,
 }
@@ -31,9 +33,26 @@ pub struct Remote {
 impl Remote {
     /// Prepares the use of the store that the daemon at `server` (`host:port`) serves. Nothing is sent yet, so
     /// this does not fail when that daemon is down; [`crate::probe`] tells. `timeout` bounds every call.
-    pub fn connect(server: &str, token: &JoinToken, timeout: Duration) -> Result<Self, StoreError> {
+    ///
+    /// The daemon shows a certificate made by the CA that the token names; with a CA in `operators`, one made by that, for
+    /// the host's name in `server`. It gets the token's secret only then.
+    pub fn connect(
+        server: &str,
+        token: &JoinToken,
+        operators: Option<&Tls>,
+        timeout: Duration,
+    ) -> Result<Self, StoreError> {
         let address = format!("weft://{server}");
+        let none = Tls { ca: None, identity: None };
+        let tls = match operators {
+            Some(tls) if tls.ca.is_some() => tls.client_config(),
+            tls => tls.unwrap_or(&none).pinned_config(token.pin()),
+        };
+        let tls = tls.map_err(|e| StoreError::Invalid(format!("{address}: {e}")))?;
         let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            // The store is a neighbour, whatever this host does to reach the world.
+            .no_proxy()
             .connect_timeout(timeout)
             .tcp_keepalive(Duration::from_secs(10))
             .pool_idle_timeout(Duration::from_secs(30))
@@ -41,15 +60,15 @@ impl Remote {
             .map_err(|e| StoreError::Invalid(format!("{address}: {e}")))?;
         Ok(Self {
             address,
-            root: format!("http://{server}{}", wire::ROOT),
-            token: token.reveal(),
+            root: format!("https://{server}{}", wire::ROOT),
+            secret: token.secret(),
             client,
             timeout,
         })
     }
 
     fn request(&self, call: &str, asked: &impl Serialize) -> RequestBuilder {
-        self.client.post(format!("{}/{call}", self.root)).bearer_auth(&self.token).json(asked)
+        self.client.post(format!("{}/{call}", self.root)).bearer_auth(&self.secret).json(asked)
     }
 
     async fn call<T: DeserializeOwned>(&self, call: &str, asked: &impl Serialize) -> Result<T, StoreError> {
@@ -59,7 +78,7 @@ impl Remote {
 
     /// Sends it, and turns an answer that is none into its error.
     async fn send(&self, request: RequestBuilder) -> Result<Response, StoreError> {
-        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        let response = request.send().await.map_err(|e| self.failed(&e))?;
         match response.status() {
             StatusCode::OK => Ok(response),
             StatusCode::UNAUTHORIZED => {
@@ -76,8 +95,47 @@ impl Remote {
         }
     }
 
+    /// No answer: the network's doing, or one of the two did not like the other's certificate.
+    fn failed(&self, error: &reqwest::Error) -> StoreError {
+        let store = self.address.clone();
+        match find_tls(error) {
+            Some(rustls::Error::InvalidCertificate(reason)) => {
+                StoreError::Untrusted { store, reason: their_certificate(reason) }
+            }
+            Some(rustls::Error::AlertReceived(alert)) if is_of_certificates(*alert) => {
+                let reason = format!(
+                    "it wants a certificate that its CA has made ({alert:?}): give kv.certfile and kv.keyfile"
+                );
+                StoreError::Denied { store, reason }
+            }
+            Some(rustls::Error::InvalidMessage(_)) => {
+                let reason = "it does not speak TLS: is it a weft daemon of this version?".to_owned();
+                StoreError::Unreachable { store, reason }
+            }
+            _ => self.unreachable(error),
+        }
+    }
+
     fn unreachable(&self, error: &reqwest::Error) -> StoreError {
         StoreError::Unreachable { store: self.address.clone(), reason: cause(error) }
+    }
+}
+
+/// What is wrong with the certificate that the server has shown, and what that means.
+fn their_certificate(reason: &CertificateError) -> String {
+    match reason {
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => format!(
+            "its certificate is not made by the CA that is to be trusted: the join token is another cluster's or an old one, \
+             or somebody stands between; {}",
+            where_the_token_is()
+        ),
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
+            format!("its certificate is out of date: are both hosts' clocks right? ({reason})")
+        }
+        other => format!("its certificate is of no use here: {other}"),
     }
 }
 

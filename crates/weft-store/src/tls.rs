@@ -1,8 +1,12 @@
 //! The certificates for a store on the network: read from their files, and checked before anything is sent.
 
-use crate::options::OptionError;
+use crate::{
+    options::OptionError,
+    pin::{Pin, Pinned},
+};
 use rustls::{
-    ClientConfig, RootCertStore,
+    AlertDescription, ClientConfig, ConfigBuilder, RootCertStore,
+    client::WantsClientCert,
     crypto::aws_lc_rs,
     pki_types::{
         CertificateDer, PrivateKeyDer,
@@ -10,7 +14,7 @@ use rustls::{
     },
     sign::CertifiedKey,
 };
-use std::{fmt, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{error::Error, fmt, io, path::PathBuf, sync::Arc, time::SystemTime};
 use x509_cert::{Certificate, der::Decode};
 
 /// What TLS needs, in PEM.
@@ -35,30 +39,95 @@ impl fmt::Debug for Tls {
 impl Tls {
     /// The same for a connection of our own making.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
-        let damaged = |e: pem::Error| rustls::Error::General(format!("{e:?}"));
-        let mut roots = RootCertStore::empty();
-        match &self.ca {
-            Some(ca) => {
-                for certificate in CertificateDer::pem_slice_iter(ca) {
-                    roots.add(certificate.map_err(damaged)?)?;
-                }
-            }
+        let roots = match &self.ca {
+            Some(ca) => roots(ca)?,
             None => {
+                let mut roots = RootCertStore::empty();
                 let _counts = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+                roots
             }
-        }
+        };
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
-        match &self.identity {
-            Some((certificate, key)) => {
-                let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>();
-                let key = PrivateKeyDer::from_pem_slice(key).map_err(damaged)?;
-                config.with_client_auth_cert(chain.map_err(damaged)?, key)
-            }
+        self.identified(config)
+    }
+
+    /// The same for a server whose CA is known by its public key.
+    pub(crate) fn pinned_config(&self, pin: Pin) -> Result<ClientConfig, rustls::Error> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned { pin, provider }));
+        self.identified(config)
+    }
+
+    /// With this daemon's certificate, if it has one.
+    fn identified(
+        &self,
+        config: ConfigBuilder<ClientConfig, WantsClientCert>,
+    ) -> Result<ClientConfig, rustls::Error> {
+        match self.chain_and_key()? {
+            Some((chain, key)) => config.with_client_auth_cert(chain, key),
             None => Ok(config.with_no_client_auth()),
         }
     }
+
+    /// The certificate with those between it and its CA, and its key.
+    pub(crate) fn chain_and_key(&self) -> Result<Option<Identity>, rustls::Error> {
+        let Some((certificate, key)) = &self.identity else { return Ok(None) };
+        let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>().map_err(damaged)?;
+        Ok(Some((chain, PrivateKeyDer::from_pem_slice(key).map_err(damaged)?)))
+    }
+}
+
+type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// CAs to trust, from PEM.
+pub(crate) fn roots(ca: &[u8]) -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        roots.add(certificate.map_err(damaged)?)?;
+    }
+    Ok(roots)
+}
+
+#[allow(clippy::needless_pass_by_value)] // For map_err.
+fn damaged(error: pem::Error) -> rustls::Error {
+    rustls::Error::General(format!("{error:?}"))
+}
+
+/// Whether the alert is about the certificate that the other side was shown, or not shown.
+pub(crate) fn is_of_certificates(alert: AlertDescription) -> bool {
+    use AlertDescription as Alert;
+    matches!(
+        alert,
+        Alert::HandshakeFailure
+            | Alert::BadCertificate
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            // A CA of the right name with another key.
+            | Alert::DecryptError
+            | Alert::AccessDenied
+            | Alert::CertificateRequired
+    )
+}
+
+/// The error of TLS in a chain of causes. An I/O error hides the one it was made from.
+pub(crate) fn find_tls<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a rustls::Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let hidden = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
+            return Some(found);
+        }
+        next = hidden.map(|hidden| hidden as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
 }
 
 /// A file that an option names, and what is in it.

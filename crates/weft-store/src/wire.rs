@@ -1,4 +1,4 @@
-//! What daemons say to each other about the embedded store: HTTP/1.1, POST, JSON. The server is
+//! What daemons say to each other about the embedded store: HTTP/1.1 within TLS 1.3, POST, JSON. The server is
 //! [`crate::embedded::serve`], the client [`crate::Remote`].
 //!
 //! | path | question | answer |
@@ -10,7 +10,7 @@
 //! | `/store/v1/grant` | [`Ttl`] | [`LeaseId`] |
 //! | `/store/v1/keep_alive`, `/store/v1/revoke` | [`Lease`] | null |
 //!
-//! Each request carries `Authorization: Bearer TOKEN`; 401 answers a wrong one. A [`StoreError`] is the body of
+//! Each request carries `Authorization: Bearer SECRET`, the join token's; 401 answers a wrong one. A [`StoreError`] is the body of
 //! a 409.
 
 use crate::{Batch, LeaseId, StoreError, base64_value::Base64};

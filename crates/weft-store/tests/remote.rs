@@ -1,7 +1,11 @@
-//! The embedded store of another daemon, over loopback: the conformance suite, wrong tokens and dead servers.
+//! The embedded store of another daemon, over loopback: the conformance suite, wrong tokens, strangers and dead servers.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
+#[allow(dead_code, reason = "each target uses its part")]
+#[path = "etcd_server/certificates.rs"]
+mod certificates;
 mod conformance;
+mod strangers;
 
 use async_trait::async_trait;
 use conformance::{Subject, done, failure, soon};
@@ -11,10 +15,13 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinHandle,
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 use tokio_util::sync::CancellationToken;
 use weft_model::Revision;
 use weft_store::{
-    Embedded, Event, JoinToken, Remote, Store, StoreError, Txn, embedded::serve, follow, probe,
+    Embedded, Event, JoinToken, Remote, Store, StoreError, Tls, Txn,
+    embedded::{Authority, serve},
+    follow, probe,
 };
 
 const HISTORY: u64 = 300;
@@ -22,6 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Server {
     folder: tempfile::TempDir,
+    authority: Arc<Authority>,
+    tls: Arc<ServerConfig>,
     token: JoinToken,
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -30,14 +39,38 @@ struct Server {
 }
 
 async fn server() -> Option<Server> {
-    let token = JoinToken::random().unwrap();
+    Some(server_with(None).await)
+}
+
+/// A server that shows the operator's own certificate, or asks for one.
+async fn server_with(operators: Option<&Tls>) -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Arc::new(Authority::load_or_create(&folder.path().join(Authority::FILE)).unwrap());
+    let tls = authority.server_config(operators).unwrap();
+    let token = JoinToken::random(authority.pin()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let store = Arc::new(Remote::connect(&address.to_string(), &token, TIMEOUT).unwrap());
-    let folder = tempfile::tempdir().unwrap();
-    let mut server = Server { folder, token, address, shutdown: CancellationToken::new(), task: None, store };
+    let store = connect(address, &token);
+    let shutdown = CancellationToken::new();
+    let mut server = Server { folder, authority, tls, token, address, shutdown, task: None, store };
     server.start(listener).await;
-    Some(server)
+    server
+}
+
+fn connect(address: SocketAddr, token: &JoinToken) -> Arc<Remote> {
+    connect_with(address, token, None)
+}
+
+fn connect_with(address: SocketAddr, token: &JoinToken, operators: Option<&Tls>) -> Arc<Remote> {
+    Arc::new(Remote::connect(&address.to_string(), token, operators, TIMEOUT).unwrap())
+}
+
+/// A CA, and a token for a server that shows its certificates.
+fn some_authority() -> (Arc<Authority>, JoinToken) {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::load_or_create(&folder.path().join(Authority::FILE)).unwrap();
+    let token = JoinToken::random(authority.pin()).unwrap();
+    (Arc::new(authority), token)
 }
 
 impl Server {
@@ -48,7 +81,8 @@ impl Server {
     async fn start(&mut self, listener: TcpListener) {
         let store = Arc::new(Embedded::open_with_history(self.path(), HISTORY).await.unwrap());
         self.shutdown = CancellationToken::new();
-        self.task = Some(tokio::spawn(serve(listener, store, self.token.clone(), self.shutdown.clone())));
+        let (token, tls, shutdown) = (self.token.clone(), self.tls.clone(), self.shutdown.clone());
+        self.task = Some(tokio::spawn(serve(listener, store, token, tls, shutdown)));
     }
 
     async fn start_again(&mut self) {
@@ -99,10 +133,9 @@ conformance_of_servers!(server);
 #[tokio::test]
 async fn a_wrong_token_is_told_where_the_right_one_is() {
     let server = server().await.unwrap();
-    let stranger =
-        Remote::connect(&server.address.to_string(), &JoinToken::random().unwrap(), TIMEOUT).unwrap();
+    let stranger = connect(server.address, &JoinToken::random(server.authority.pin()).unwrap());
     for error in [
-        probe(&stranger).await.unwrap_err(),
+        probe(&*stranger).await.unwrap_err(),
         stranger.commit(Txn::new().put("a", vec![])).await.unwrap_err(),
         failure(stranger.watch("", Revision::ZERO).await).await,
     ] {
@@ -116,8 +149,10 @@ async fn a_wrong_token_is_told_where_the_right_one_is() {
 #[tokio::test]
 async fn a_request_without_a_token_is_answered_401() {
     let server = server().await.unwrap();
-    let url = format!("http://{}/store/v1/list", server.address);
-    let response = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+    let url = format!("https://{}/store/v1/list", server.address);
+    // A stranger may well accept any certificate.
+    let client = reqwest::Client::builder().tls_danger_accept_invalid_certs(true).build().unwrap();
+    let response = client.post(url).body("{}").send().await.unwrap();
     assert_eq!(response.status(), 401);
 }
 
@@ -145,27 +180,31 @@ async fn a_follower_lists_again_when_the_store_was_wiped() {
     assert!(matches!(&changed, Event::Changed(batch) if batch.revision == at), "{changed:?}");
 }
 
-/// A server that takes connections, says `greeting` on each once it was asked, and nothing more.
-async fn mute(greeting: &'static str) -> SocketAddr {
+/// A server that takes connections, says `greeting` on each once it was asked, and nothing more; and the token for it.
+async fn mute(greeting: &'static str) -> (SocketAddr, JoinToken) {
+    let (authority, token) = some_authority();
+    let acceptor = TlsAcceptor::from(authority.server_config(None).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         let mut open = Vec::new();
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = acceptor.accept(stream).await.unwrap();
             let mut asked = [0; 4096];
             let _bytes = stream.read(&mut asked).await.unwrap();
             stream.write_all(greeting.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
             open.push(stream);
         }
     });
-    address
+    (address, token)
 }
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_unreachable_in_time() {
-    let address = mute("").await;
+    let (address, token) = mute("").await;
     let timeout = Duration::from_millis(300);
-    let store = Remote::connect(&address.to_string(), &JoinToken::random().unwrap(), timeout).unwrap();
+    let store = Remote::connect(&address.to_string(), &token, None, timeout).unwrap();
     for error in [probe(&store).await.unwrap_err(), failure(store.watch("", Revision::ZERO).await).await] {
         assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
         assert!(error.to_string().contains("no answer in time"), "{error}");
@@ -174,16 +213,15 @@ async fn a_server_that_does_not_answer_is_unreachable_in_time() {
 
 #[tokio::test]
 async fn a_watch_on_a_connection_gone_silent_ends() {
-    let address = mute("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n\"Alive\"\n\r\n").await;
-    let store = Remote::connect(&address.to_string(), &JoinToken::random().unwrap(), TIMEOUT).unwrap();
-    let error = failure(store.watch("", Revision::ZERO).await).await;
+    let (address, token) =
+        mute("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n\"Alive\"\n\r\n").await;
+    let error = failure(connect(address, &token).watch("", Revision::ZERO).await).await;
     assert!(error.to_string().contains("silent for"), "{error}");
 }
 
 #[tokio::test]
 async fn something_else_on_the_port_is_recognised() {
-    let address = mute("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
-    let store = Remote::connect(&address.to_string(), &JoinToken::random().unwrap(), TIMEOUT).unwrap();
-    let error = probe(&store).await.unwrap_err().to_string();
+    let (address, token) = mute("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    let error = probe(&*connect(address, &token)).await.unwrap_err().to_string();
     assert!(error.contains("404") && error.contains("is it a weft daemon"), "{error}");
 }

@@ -70,8 +70,8 @@ const SETTINGS: &[Setting] = &[
     ("log", "debug", "warn", |c| c.log.clone()),
     (
         "join-token",
-        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
-        "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
+        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa-aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+        "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb",
         |c| c.agent.join_token.as_ref().unwrap().reveal(),
     ),
 ];
@@ -189,7 +189,8 @@ fn dockers_socket_may_be_a_plain_path() {
 fn the_token_comes_from_the_first_layer_that_has_it_or_its_file() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("token");
-    let (in_file, plain) = ("c".repeat(64), "d".repeat(64));
+    let token = |digit: &str| format!("{0}-{0}", digit.repeat(64));
+    let (in_file, plain) = (token("c"), token("d"));
     std::fs::write(&path, format!("{in_file}\n")).unwrap();
     let path = path.display().to_string();
     let token = |flags: &str, variables: &[(&str, &str)], file: &str| {

@@ -6,13 +6,16 @@
 //! disk, their ends in memory: after a restart of the daemon every lease has its full time again, because
 //! nobody could have given a sign of life meanwhile.
 
+mod authority;
 mod disk;
 mod file;
 mod leases;
+mod listener;
 mod server;
 mod watch;
 mod writer;
 
+pub use authority::{Authority, AuthorityError};
 pub use server::serve;
 
 use crate::{LeaseId, Listing, Outcome, Record, Store, StoreError, Txn, Watch};

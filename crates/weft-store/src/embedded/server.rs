@@ -1,6 +1,6 @@
-//! The embedded store of this daemon, served to the other daemons of the cluster.
+//! The embedded store of this daemon, served to the other daemons of the cluster, by TLS and to whoever knows the token.
 
-use super::Embedded;
+use super::{Embedded, listener::Listener};
 use crate::{Batch, JoinToken, Store, StoreError, Txn, Watch, wire};
 use axum::{
     Json, Router,
@@ -12,6 +12,7 @@ use axum::{
     routing::post,
 };
 use futures::{Stream, StreamExt, stream};
+use rustls::ServerConfig;
 use serde::Serialize;
 use std::{convert::Infallible, io, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
@@ -27,12 +28,13 @@ struct Service {
     shutdown: CancellationToken,
 }
 
-/// Serves the store on `listener` until `shutdown`, to whoever knows the token. What is said
-/// there is in `wire.rs`.
+/// Serves the store on `listener` until `shutdown`, to whoever knows the token, by TLS as [`super::Authority::server_config`] has
+/// it. What is said there is in `wire.rs`.
 pub async fn serve(
     listener: TcpListener,
     store: Arc<Embedded>,
     token: JoinToken,
+    tls: Arc<ServerConfig>,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let service = Service { store, token, shutdown: shutdown.clone() };
@@ -48,7 +50,8 @@ pub async fn serve(
         .layer(middleware::from_fn_with_state(service.clone(), admit))
         .with_state(service);
     let app = Router::new().nest(wire::ROOT, calls);
-    let server = axum::serve(listener, app).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server = axum::serve(Listener::new(listener, tls)?, app)
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     // A client that has gone silent in mid-answer must not hold the daemon's end up.
     let overdue = async {
         shutdown.cancelled().await;
@@ -63,10 +66,9 @@ pub async fn serve(
 /// Lets in who shows the token.
 async fn admit(State(service): State<Service>, request: Request, next: Next) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let shown =
-        shown.and_then(|value| value.strip_prefix("Bearer ")).and_then(|t| t.parse::<JoinToken>().ok());
+    let shown = shown.and_then(|value| value.strip_prefix("Bearer "));
     match shown {
-        Some(token) if service.token.matches(&token) => next.run(request).await,
+        Some(secret) if service.token.admits(secret) => next.run(request).await,
         _ => (StatusCode::UNAUTHORIZED, "wrong join token\n").into_response(),
     }
 }

@@ -1,9 +1,12 @@
 //! What an error of etcd, or of the way there, means for us.
 
-use crate::{LeaseId, OptionError, StoreError, StoreOptions};
+use crate::{
+    LeaseId, OptionError, StoreError, StoreOptions,
+    tls::{find_tls, is_of_certificates},
+};
 use etcd_client::Error;
 use rustls::{AlertDescription, CertificateError};
-use std::{error::Error as _, io};
+use std::error::Error as _;
 use tonic::Code;
 use weft_model::Revision;
 
@@ -193,23 +196,6 @@ fn about_certificates(status: &tonic::Status, options: &StoreOptions) -> Option<
     })
 }
 
-/// Whether the alert is about the certificate that the other side was shown, or not shown.
-pub fn is_of_certificates(alert: AlertDescription) -> bool {
-    use AlertDescription as Alert;
-    matches!(
-        alert,
-        Alert::HandshakeFailure
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::AccessDenied
-            | Alert::CertificateRequired
-    )
-}
-
 fn their_certificate(error: &CertificateError, options: &StoreOptions) -> String {
     match (error, options.ca_file()) {
         // Of a CA that has the name of a trusted one and another key, the signature is bad.
@@ -254,22 +240,6 @@ fn transport(status: &tonic::Status, known: bool, options: &StoreOptions) -> Str
         ""
     };
     format!("{text}{advice}")
-}
-
-/// The error of TLS in a chain of causes. An I/O error hides the one it was made from.
-fn find_tls(status: &tonic::Status) -> Option<&rustls::Error> {
-    let mut cause = status.source();
-    while let Some(error) = cause {
-        let inner = error.downcast_ref::<io::Error>().and_then(|e| e.get_ref());
-        let found = error
-            .downcast_ref::<rustls::Error>()
-            .or_else(|| inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()));
-        if found.is_some() {
-            return found;
-        }
-        cause = error.source();
-    }
-    None
 }
 
 /// Whether the call failed before anything was sent: no connection came about.

@@ -1,7 +1,6 @@
 //! Why a member closes TLS connections: asked on a connection for nothing else.
 
-use super::failure::is_of_certificates;
-use crate::Tls;
+use crate::{Tls, tls::is_of_certificates};
 use rustls::{AlertDescription, pki_types::ServerName};
 use std::{io, sync::Arc, time::Duration};
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};

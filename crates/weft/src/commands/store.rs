@@ -226,10 +226,7 @@ async fn open(
         && let Some(server) = serving(socket.unwrap_or_else(|| host.socket())).await
     {
         let path = host.state_dir.join(JoinToken::FILE);
-        join_token = Some(
-            JoinToken::load_or_create(&path)
-                .map_err(|e| Failure::new(ErrorKind::Denied, format!("{}: {e}", path.display())))?,
-        );
+        join_token = JoinToken::load(&path).map_err(|e| Failure::new(ErrorKind::Denied, e.to_string()))?;
         url = StoreUrl::Remote { server };
     }
     let opening = OpenOptions { state_dir: host.state_dir, join_token, options, timeout: PATIENCE };
