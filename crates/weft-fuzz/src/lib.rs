@@ -12,6 +12,7 @@ mod changes;
 mod command_line;
 mod config_file;
 mod consul;
+mod discovery;
 mod docker_api;
 mod join_token;
 mod kept_snapshot;
@@ -29,13 +30,14 @@ mod vxlan;
 pub type Check = fn(&[u8]);
 
 /// All of them, each under its target's name.
-pub const TARGETS: [(&str, Check); 17] = [
+pub const TARGETS: [(&str, Check); 18] = [
     ("api", api::check),
     ("arp", arp::check),
     ("changes", changes::check),
     ("command_line", command_line::check),
     ("config_file", config_file::check),
     ("consul", consul::check),
+    ("discovery", discovery::check),
     ("docker_api", docker_api::check),
     ("join_token", join_token::check),
     ("kept_snapshot", kept_snapshot::check),
