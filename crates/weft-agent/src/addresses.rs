@@ -84,22 +84,25 @@ impl Agent {
         Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
     }
 
-    /// Gives back an address that this node claimed for an engine's IPAM. Idempotent.
+    /// Gives back an address that this node claimed for an engine's IPAM. Idempotent. Where an endpoint has it still (its
+    /// removal failed, and the engine goes on all the same), it is free when that has gone.
     pub async fn release_address(&self, network: &NetworkId, ip: IpAddr) -> Result<(), AgentError> {
         let key = schema::address_key(network, ip);
         let Some(record) = self.0.store.get(&key).await? else { return Ok(()) };
-        let ours = serde_json::from_slice::<AddressClaim>(&record.value)
-            .is_ok_and(|c| c.node == self.0.node && c.kind == ClaimKind::Ipam);
-        if ours {
-            let txn = Txn::new().unchanged(&key, record.modified);
+        let claim = serde_json::from_slice::<AddressClaim>(&record.value).ok();
+        let Some(claim) = claim.filter(|c| c.node == self.0.node && c.kind == ClaimKind::Ipam) else {
+            return Ok(());
+        };
+        let txn = Txn::new().unchanged(&key, record.modified);
+        let txn = if claim.endpoint.is_some() {
+            txn.put(key, encode(&AddressClaim { kind: ClaimKind::Endpoint, ..claim }))
+        } else if self.0.outbox.is_away() {
             // See `with_claim_given_back`.
-            let txn = if self.0.outbox.is_away() {
-                txn.put(key, encode(&self.new_claim(ClaimKind::Reserved, None)))
-            } else {
-                txn.delete(key)
-            };
-            self.commit(txn).await?;
-        }
+            txn.put(key, encode(&self.new_claim(ClaimKind::Reserved, None)))
+        } else {
+            txn.delete(key)
+        };
+        self.commit(txn).await?;
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 //! `networks`, `endpoints`, `addresses`, `pools`.
 
 use crate::{
-    AgentError, AgentOptions,
+    AgentError, AgentOptions, Machine,
     api::EngineStatus,
     outbox::{Outbox, is_local},
     reconcile::Reconciled,
@@ -41,11 +41,14 @@ pub(crate) struct Inner {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) view: Arc<View>,
     pub(crate) kernel: Arc<dyn Kernel>,
+    pub(crate) machine: Arc<dyn Machine>,
     /// How frames are carried: see [`crate::api::Status::datapath`].
     pub(crate) datapath: String,
     pub(crate) reconciled: watch::Receiver<Reconciled>,
     /// Whether addresses are held ahead; locked while the reserve is changed.
     pub(crate) reserving: tokio::sync::Mutex<bool>,
+    /// The keys of this daemon's requests for addresses that somebody waits for.
+    pub(crate) asking: Mutex<BTreeSet<String>>,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
     /// What it cannot do at the moment, for `weft status`.
     pub(crate) troubles: Arc<Troubles>,
@@ -64,6 +67,11 @@ impl Agent {
     /// Looks at the snapshot. Short and without waiting: the snapshot is locked meanwhile.
     pub fn read<R>(&self, look: impl FnOnce(&Snapshot) -> R) -> R {
         self.0.view.read(look)
+    }
+
+    /// Whether this host follows the members of a network: it takes part in it, or did a moment ago.
+    pub fn follows(&self, network: &NetworkId) -> bool {
+        self.0.view.followed.contains(network)
     }
 
     /// Changes whenever a network, a name or one of this node's bindings did (or all may have).
@@ -134,6 +142,7 @@ impl Agent {
         let (mut seen, mut link) = (self.0.view.seen(), self.0.view.link());
         let listed = async {
             tokio::select! {
+                biased;
                 _ = seen.wait_for(|seen| seen.of(&scope).is_some()) => {}
                 _ = link.wait_for(|link| matches!(link, Link::Down(_))) => {}
             }

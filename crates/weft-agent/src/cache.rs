@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_model::{Revision, Snapshot};
-use weft_store::replace_file;
+use weft_store::{replace_file, task};
 
 /// How long changes are gathered before they are written.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -87,16 +87,18 @@ impl Kept {
         let mut ending = false;
         while !ending {
             tokio::select! {
+                biased;
+                () = shutdown.cancelled() => ending = true,
                 changed = seen.changed() => ending = changed.is_err(),
                 () = tokio::time::sleep(rest), if failing => {}
-                () = shutdown.cancelled() => ending = true,
             }
             if !ending {
                 tokio::select! {
-                    () = tokio::time::sleep(rest) => {}
+                    biased;
+                    () = shutdown.cancelled() => ending = true,
                     // From here on this file may be all that the next start has.
                     _ = link.changed() => {}
-                    () = shutdown.cancelled() => ending = true,
+                    () = tokio::time::sleep(rest) => {}
                 }
             }
             seen.mark_unchanged();
@@ -115,7 +117,7 @@ impl Kept {
     async fn save_once(&self) -> Option<String> {
         let snapshot = self.view.read(Snapshot::clone);
         let (path, store) = (self.path.clone(), self.store.clone());
-        let saved = tokio::task::spawn_blocking(move || save(&path, &store, &snapshot)).await;
+        let saved = task::blocking(move || save(&path, &store, &snapshot)).await;
         let error = match saved {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error.to_string(),

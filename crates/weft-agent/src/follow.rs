@@ -8,29 +8,32 @@ use crate::{
     view::{Link, View},
 };
 use std::{collections::BTreeMap, sync::Arc};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use weft_model::{BadRecord, NetworkId, schema::Scope};
-use weft_store::{Event, Store, follow};
+use weft_store::{
+    Event, Store, follow,
+    task::{self, EndOnDrop},
+};
 
 /// Feeds the view until `shutdown`.
 pub(crate) async fn run(outbox: Arc<Outbox>, view: Arc<View>, shutdown: CancellationToken) {
     loop {
         tokio::select! {
-            () = follow_all(&outbox, &view) => {}
+            biased;
+            () = shutdown.cancelled() => return,
             // All of them list again.
             () = outbox.wants_listing() => {}
-            () = shutdown.cancelled() => return,
+            () = follow_all(&outbox, &view) => {}
         }
     }
 }
 
 /// Follows what every host knows, and the networks that are followed at any time. Does not end.
 async fn follow_all(outbox: &Arc<Outbox>, view: &Arc<View>) {
-    let start =
-        |scope| AbortOnDropHandle::new(tokio::spawn(follow_one(Arc::clone(outbox), Arc::clone(view), scope)));
+    let start = |scope| task::spawn(follow_one(Arc::clone(outbox), Arc::clone(view), scope)).end_on_drop();
     let _cluster = start(Scope::Cluster);
     let mut changed = view.followed.changed();
-    let mut networks: BTreeMap<NetworkId, AbortOnDropHandle<()>> = BTreeMap::new();
+    let mut networks: BTreeMap<NetworkId, EndOnDrop> = BTreeMap::new();
     loop {
         changed.mark_unchanged();
         let followed = view.followed.all();

@@ -1,6 +1,7 @@
 //! `weft gc`: removing what nobody needs any more.
 
 use crate::{Agent, AgentError};
+use std::collections::BTreeSet;
 use weft_model::NodeId;
 use weft_plan::{Leak, leaks};
 use weft_store::{Outcome, Txn};
@@ -18,9 +19,12 @@ impl Agent {
     /// address. Until then the store cannot keep it from using them.
     pub async fn collect_garbage(&self, dead: &[String]) -> Result<Vec<Leak>, AgentError> {
         let dead = dead.iter().map(|name| self.dead_node(name)).collect::<Result<Vec<_>, _>>()?;
-        let mut removed = Vec::new();
+        let (mut removed, mut gone) = (Vec::new(), BTreeSet::new());
         for leak in self.leaks().await {
-            if (leak.safe || dead.contains(&leak.node)) && self.remove_leak(&leak).await? {
+            if !leak.safe && !dead.contains(&leak.node) {
+                continue;
+            }
+            if gone.contains(&leak.key) || self.remove_leak(&leak, &mut gone).await? {
                 tracing::info!(
                     key = leak.key,
                     what = leak.what,
@@ -34,18 +38,26 @@ impl Agent {
         Ok(removed)
     }
 
-    /// `false`: it has changed since it was seen.
-    async fn remove_leak(&self, leak: &Leak) -> Result<bool, AgentError> {
-        let Some(record) = self.0.store.get(&leak.key).await? else { return Ok(false) };
+    /// `false`: it has changed since it was seen. The keys that have gone are added to `gone`.
+    async fn remove_leak(&self, leak: &Leak, gone: &mut BTreeSet<String>) -> Result<bool, AgentError> {
+        let mut txn = Txn::new();
+        for key in leak.with.iter().chain([&leak.key]) {
+            let Some(record) = self.0.store.get(key).await? else { return Ok(false) };
+            txn = txn.unchanged(key, record.modified).delete(key);
+            // What is removed is what was looked at.
+            self.caught_up(&[Some(record)]).await?;
+        }
         if !self.leaks().await.contains(leak) {
             return Ok(false);
         }
-        let txn = Txn::new().unchanged(&leak.key, record.modified).delete(&leak.key);
-        let txn = match &leak.unless {
-            Some(key) => txn.absent(key),
-            None => txn,
-        };
-        Ok(matches!(self.commit(txn).await?, Outcome::Committed(_)))
+        if let Some(key) = &leak.unless {
+            txn = txn.absent(key);
+        }
+        let done = matches!(self.commit(txn).await?, Outcome::Committed(_));
+        if done {
+            gone.extend(leak.with.iter().chain([&leak.key]).cloned());
+        }
+        Ok(done)
     }
 
     fn dead_node(&self, reference: &str) -> Result<NodeId, AgentError> {

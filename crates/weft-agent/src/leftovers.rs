@@ -14,8 +14,9 @@ pub(crate) async fn run(agent: Agent, shutdown: CancellationToken) {
     let mut missing = BTreeSet::new();
     loop {
         tokio::select! {
-            () = tokio::time::sleep(agent.0.options.reconcile_interval) => {}
+            biased;
             () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(agent.0.options.reconcile_interval) => {}
         }
         let now = orphans(&agent);
         for (network, endpoint) in missing.intersection(&now) {

@@ -4,6 +4,7 @@ use crate::{
     Advertise, AgentError, AgentOptions, agent::Inner, options::DEFAULT_ADVERTISE_PORT, troubles::Subject,
     view::Link,
 };
+use futures::{StreamExt, stream::BoxStream};
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -13,7 +14,7 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_kernel::{KernelError, Underlay, UnderlayWatch, host_addresses, route_mtu, watch_underlay};
+use weft_kernel::{KernelError, Underlay};
 use weft_model::{Mtu, Node, NodeId, encode, schema, unix_now};
 use weft_store::{LeaseKeeper, Store, Txn, replace_file};
 
@@ -116,12 +117,20 @@ fn vteps(advertise: Option<&Advertise>, underlay: &Underlay) -> Result<Vec<IpAdd
 /// Keeps this node's record and lease in the store until `shutdown`; the record follows the host's addresses,
 /// MTU and routes.
 pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
-    let lease = lease(&inner);
-    let mut underlay = watch_underlay()
+    let lease = LeaseKeeper::spawn(
+        Arc::clone(&inner.store),
+        schema::alive_key(&inner.node),
+        encode(&inner.epoch),
+        inner.options.lease_ttl,
+        shutdown.clone(),
+    );
+    let mut underlay = inner
+        .machine
+        .changes()
         .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
         .ok();
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
-    let mut addresses = host_addresses().unwrap_or_default();
+    let mut addresses = inner.machine.addresses().unwrap_or_default();
     let (mut published, mut due, mut wait) = (false, true, LOOK);
     let mut crowd: Option<Instant> = None;
     loop {
@@ -129,8 +138,9 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
             wait = if publish(&inner, &mut published).await { LOOK } else { AGAIN };
         }
         due = tokio::select! {
+            biased;
             () = shutdown.cancelled() => break,
-            event = changed(underlay.as_ref()) => {
+            event = changed(underlay.as_mut()) => {
                 if let Err(error) = event {
                     tracing::warn!(%error, "changes of this host's addresses are seen late from now on");
                     underlay = None;
@@ -159,17 +169,6 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
     drop(lease);
 }
 
-/// Keeps the record that says that this node lives.
-pub(crate) fn lease(inner: &Inner) -> LeaseKeeper {
-    LeaseKeeper::spawn(
-        Arc::clone(&inner.store),
-        schema::alive_key(&inner.node),
-        encode(&inner.epoch),
-        inner.options.lease_ttl,
-        inner.shutdown.clone(),
-    )
-}
-
 /// Waits for a moment; for ever if there is none.
 async fn until(moment: Option<Instant>) {
     match moment {
@@ -178,16 +177,19 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-async fn changed(underlay: Option<&UnderlayWatch>) -> Result<(), KernelError> {
-    match underlay {
-        Some(underlay) => underlay.changed().await,
+async fn changed(
+    underlay: Option<&mut BoxStream<'static, Result<(), KernelError>>>,
+) -> Result<(), KernelError> {
+    let Some(underlay) = underlay else { return std::future::pending().await };
+    match underlay.next().await {
+        Some(change) => change,
         None => std::future::pending().await,
     }
 }
 
 /// Tells the store when this host has lost one of the addresses that it had: `known`, which is brought up to date.
 async fn watch_for_losses(inner: &Inner, known: &mut BTreeSet<IpAddr>) {
-    match host_addresses() {
+    match inner.machine.addresses() {
         Ok(now) => {
             let lost = known.difference(&now).next().is_some();
             *known = now;
@@ -203,10 +205,10 @@ async fn watch_for_losses(inner: &Inner, known: &mut BTreeSet<IpAddr>) {
 fn look(inner: &Inner) -> bool {
     let known = inner.view.this();
     let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
-    let described = describe(&inner.options, &inner.node, inner.epoch);
+    let described = inner.machine.describe(&inner.options, &inner.node, inner.epoch);
     let node = described.and_then(|node| same_family(&known, node)).map(|node| Node {
         started: known.started,
-        underlay_mtu: path_mtu(&node, &peers),
+        underlay_mtu: path_mtu(inner, &node, &peers),
         ..node
     });
     let trouble = node.as_ref().err().map(|error| match known.vteps.first() {
@@ -241,10 +243,10 @@ fn same_family(known: &Node, node: Node) -> Result<Node, AgentError> {
 }
 
 /// The MTU of the narrowest path from this node to a peer, as its routes know it.
-fn path_mtu(this: &Node, peers: &[Node]) -> Mtu {
+fn path_mtu(inner: &Inner, this: &Node, peers: &[Node]) -> Mtu {
     let vteps =
         this.vteps.first().into_iter().flat_map(|ours| peers.iter().filter_map(|p| p.vtep_like(*ours)));
-    let paths = vteps.filter_map(|vtep| route_mtu(vtep).ok().flatten());
+    let paths = vteps.filter_map(|vtep| inner.machine.path_mtu(vtep));
     paths.min().map_or(this.underlay_mtu, |path| path.min(this.underlay_mtu))
 }
 

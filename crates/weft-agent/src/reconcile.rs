@@ -4,6 +4,9 @@
 //! *audit* reads what the kernel has, compares it with what it should have, and repairs the difference: at the
 //! start (adoption), every few seconds, and when netlink reports that somebody changed something. What an audit
 //! repairs without any news is drift; it is counted by kind and shown by `weft status`.
+//!
+//! A daemon that starts while the store is away has a snapshot from some moments before its end. What the kernel has beyond
+//! that may be newer, and carry frames: until the store has listed its records, an audit takes nothing away.
 
 use crate::view::View;
 use std::{
@@ -58,7 +61,8 @@ pub(crate) struct Reconciler {
     planner: Planner,
     /// What the kernel held when it was last read, with what was done since.
     believed: HostState,
-    /// The kernel was read at least once: from then on, what differs without news is drift.
+    /// The kernel was read at least once, and compared with what the store says: from then on, what differs without news is
+    /// drift.
     adopted: bool,
     /// Events cannot be had; tried again after the next audit.
     deaf: bool,
@@ -101,9 +105,10 @@ impl Reconciler {
         self.publish(planned.as_ref());
         let kernel = Arc::clone(&self.kernel);
         loop {
+            // An audit is due at most once in its rest, so it cannot keep the news waiting; the other way round it could be.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
-                () = self.view.news() => self.follow().await,
                 () = sleep_until(self.next_audit) => {
                     self.audit().await;
                     self.publish(None);
@@ -115,6 +120,7 @@ impl Reconciler {
                     }
                     self.next_audit = self.next_audit.min(self.rest_until.max(Instant::now() + SETTLE));
                 }
+                () = self.view.news() => self.follow().await,
             }
         }
     }
@@ -140,6 +146,9 @@ impl Reconciler {
         let desired = self.planner.desired();
         self.state.failures.retain(|key, _| desired.contains_key(key) || self.believed.contains_key(key));
         self.publish(Some(&planned));
+        if !self.adopted && self.view.is_listed() {
+            self.next_audit = Instant::now();
+        }
     }
 
     /// Reads the kernel and repairs the difference.
@@ -149,11 +158,14 @@ impl Reconciler {
             Ok(observed) => {
                 self.state.blind = None;
                 self.believed = observed;
-                let ops = diff(self.planner.desired(), &self.believed);
+                let mut ops = diff(self.planner.desired(), &self.believed);
                 if self.adopted {
                     self.count_drift(&ops);
+                } else if self.view.is_listed() {
+                    self.adopted = true;
+                } else {
+                    ops.retain(|op| self.is_safe_unlisted(op));
                 }
-                self.adopted = true;
                 self.state.failures.clear();
                 self.apply(&ops).await;
             }
@@ -163,6 +175,15 @@ impl Reconciler {
         let now = Instant::now();
         self.rest_until = now + (now - begun) * REST_FACTOR;
         self.next_audit = self.rest_until.max(now + self.interval);
+    }
+
+    /// Whether an operation takes nothing away that may be newer than the snapshot. What has to be made anew goes first.
+    fn is_safe_unlisted(&self, op: &Op) -> bool {
+        match op {
+            Op::Remove(key) => self.planner.desired().contains_key(key),
+            Op::Change { key, .. } => !matches!(key, Key::Fdb(..) | Key::Neighbour(..)),
+            Op::Create(..) => true,
+        }
     }
 
     fn is_blind(&mut self, error: &KernelError) {

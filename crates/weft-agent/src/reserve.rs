@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -38,11 +39,13 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
             tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
         }
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             changed = seen.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(KEPT) => {}
+            () = tokio::time::sleep(if agent.has_asked() { GIVING_BACK } else { KEPT }) => {}
         }
         tokio::select! {
+            biased;
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(rest) => {}
         }
@@ -93,6 +96,7 @@ impl Agent {
         *rest = SETTLE.max(now.elapsed() * REST_FACTOR);
         let exists = |id: &NetworkId| self.read(|s| s.networks.contains_key(id));
         self.0.view.followed.give_up(|id| needed.contains(id), exists, KEPT)?;
+        self.withdraw_requests().await?;
         for (network, change) in changes {
             self.claim_ahead(&network, &change.claim).await?;
             for ip in change.release {
@@ -114,6 +118,27 @@ impl Agent {
             .map(|ip| schema::address_key(network, *ip))
             .fold(txn, |txn, key| txn.absent(&key).put(key, claim.clone()));
         self.0.store.commit(txn).await?;
+        Ok(())
+    }
+
+    /// Whether any request for an address is of this node.
+    fn has_asked(&self) -> bool {
+        self.read(|s| s.wanted.values().flat_map(BTreeMap::values).any(|node| *node == self.0.node))
+    }
+
+    /// Withdraws the requests of this node's that nobody waits for: of a daemon that was killed, of a verb that was given up.
+    async fn withdraw_requests(&self) -> Result<(), AgentError> {
+        let forgotten: Vec<_> = self.read(|s| {
+            let all =
+                s.wanted.iter().flat_map(|(network, all)| all.iter().map(move |(ip, n)| (network, ip, n)));
+            let ours = all.filter(|(_, _, node)| **node == self.0.node);
+            ours.map(|(network, ip, _)| schema::wanted_key(network, *ip)).collect()
+        });
+        for key in forgotten {
+            if !lock(&self.0.asking).contains(&key) {
+                self.0.store.commit(Txn::new().delete(key)).await?;
+            }
+        }
         Ok(())
     }
 
@@ -150,11 +175,12 @@ impl Agent {
             return Ok(());
         }
         let key = schema::wanted_key(network, ip);
+        let _asking = Asking::new(&self.0.asking, &key);
         self.commit(Txn::new().put(&key, encode(&self.0.node))).await?;
         let (mut seen, until) = (self.0.view.seen(), Instant::now() + GIVING_BACK);
         while held_elsewhere() {
             if tokio::time::timeout_at(until, seen.changed()).await.is_err() {
-                self.commit(Txn::new().present(&key).delete(key)).await?;
+                self.commit(Txn::new().present(&key).delete(&key)).await?;
                 break;
             }
         }
@@ -214,6 +240,29 @@ impl Agent {
             }
         }
         Err(outcome.unwrap_or_else(|| AgentError::NoSuchNetwork(network.id.to_string())))
+    }
+}
+
+fn lock(asking: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
+    asking.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request that somebody waits for.
+struct Asking<'a> {
+    all: &'a Mutex<BTreeSet<String>>,
+    key: &'a str,
+}
+
+impl<'a> Asking<'a> {
+    fn new(all: &'a Mutex<BTreeSet<String>>, key: &'a str) -> Self {
+        lock(all).insert(key.to_owned());
+        Self { all, key }
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        lock(self.all).remove(self.key);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A daemon's start and end.
 
 use crate::{
-    Agent, AgentError, AgentOptions, Datapath,
+    Agent, AgentError, AgentOptions, Datapath, Machine, ThisMachine,
     agent::Inner,
     api, cache, follow,
     followed::Followed,
@@ -13,6 +13,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
@@ -27,7 +28,7 @@ use weft_model::{
 use weft_store::{
     JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn,
     embedded::{Authority, AuthorityError},
-    probe,
+    probe, task,
 };
 
 /// The file in the state directory that a daemon holds locked while it runs.
@@ -38,7 +39,7 @@ pub struct Running {
     agent: Agent,
     tasks: TaskTracker,
     cache: PathBuf,
-    _lock: Option<StateLock>,
+    _lock: StateLock,
 }
 
 impl Running {
@@ -74,111 +75,113 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
     make_dir(&options.run_dir)?;
     let lock = StateLock::take(&options.state_dir)?;
     let node = membership::load_or_create_id(&options.state_dir)?;
-    let this = membership::describe(&options, &node, 0)?;
+    let machine: Arc<dyn Machine> = Arc::new(ThisMachine);
+    let this = machine.describe(&options, &node, 0)?;
     for vtep in &this.vteps {
         requirements::check_udp_port(options.vxlan_port, *vtep, &options.overlay_netns)?;
     }
 
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let store = open_store(&options, &this, &tasks, &shutdown).await?;
-    let known = Known::of(&options, store, this, tasks, shutdown).await?;
-    let (kernel, datapath) = open_kernel(&options)?;
-    tracing::info!(%datapath, "the data path is chosen");
-    let running = known.take_up(options, Carrier { kernel, datapath }, Some(lock)).await;
+    let running =
+        run(options, this, World { store, kernel: open_kernel, machine }, (tasks, shutdown), lock).await?;
     let inner = &running.agent.0;
-    let shutdown = inner.shutdown.clone();
-    running.tasks.spawn(membership::keep(Arc::clone(inner), shutdown.clone()));
-    running.tasks.spawn(leftovers::run(running.agent.clone(), shutdown.clone()));
     let socket = inner.options.run_dir.join("weft.sock");
-    running.tasks.spawn(api::serve(api::bind(&socket)?, socket, running.agent.clone(), shutdown));
+    spawn(
+        &running.tasks,
+        api::serve(api::bind(&socket)?, socket, running.agent.clone(), inner.shutdown.clone()),
+    );
     Ok(running)
 }
 
-/// Starts the control plane of a host that is not this one, over a kernel and a store that are given: for simulations.
-/// What looks at this host is left out: its addresses, its namespaces, the API's socket.
-pub async fn start_over(
+/// What a daemon lives on: the store, this host's kernel, the machine.
+pub struct World<K> {
+    /// Where the records are.
+    pub store: Arc<dyn Store>,
+    /// Opens the kernel. Asked when the store has answered: what it changes has to wait until the daemon can start.
+    pub kernel: K,
+    /// The machine.
+    pub machine: Arc<dyn Machine>,
+}
+
+/// Starts a daemon in a world of the caller's, without an API socket: in a simulation, in a test.
+pub async fn start_in<K>(options: AgentOptions, world: World<K>) -> Result<Running, AgentError>
+where
+    K: FnOnce(&AgentOptions) -> Result<Carrier, AgentError>,
+{
+    make_dir(&options.state_dir)?;
+    let lock = StateLock::take(&options.state_dir)?;
+    let node = membership::load_or_create_id(&options.state_dir)?;
+    let this = world.machine.describe(&options, &node, 0)?;
+    run(options, this, world, (TaskTracker::new(), CancellationToken::new()), lock).await
+}
+
+/// Meets the store, adopts what the kernel has, and starts everything but the API.
+async fn run<K>(
     options: AgentOptions,
     this: Node,
-    store: Arc<dyn Store>,
-    kernel: Arc<dyn Kernel>,
-) -> Result<Running, AgentError> {
-    make_dir(&options.state_dir)?;
-    let known = Known::of(&options, store, this, TaskTracker::new(), CancellationToken::new()).await?;
-    let running = known.take_up(options, Carrier { kernel, datapath: "given".to_owned() }, None).await;
-    let inner = Arc::clone(&running.agent.0);
-    running.tasks.spawn(async move {
-        let _lease = membership::lease(&inner);
-        inner.shutdown.cancelled().await;
-    });
-    Ok(running)
-}
-
-/// What a start knows of the cluster before it touches the kernel.
-struct Known {
-    this: Node,
-    view: Arc<View>,
-    outbox: Arc<Outbox>,
-    cache: PathBuf,
-    tasks: TaskTracker,
-    shutdown: CancellationToken,
-}
-
-impl Known {
-    /// Meets the store, and returns when its records are in the view.
-    async fn of(
-        options: &AgentOptions,
-        store: Arc<dyn Store>,
-        this: Node,
-        tasks: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Result<Self, AgentError> {
-        let cache = options.state_dir.join("snapshot.json");
-        let kept = cache::load(&cache, &store.address());
-        let (last, connected) = meet_store(store.as_ref(), &this.id, kept.as_ref()).await?;
-        let known = last.is_some();
-        let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
-        if connected {
-            membership::write(store.as_ref(), &this).await?;
-        }
-        let path = options.state_dir.join("networks.json");
-        let noted = Followed::load(&path)?;
-        let networks = match noted {
-            Some(networks) => networks,
-            None if known => networks_of(store.as_ref(), &this.id, kept.as_ref(), connected).await?,
-            None => BTreeSet::new(),
-        };
-        let followed = Followed::new(&path, networks)?;
-        let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default(), followed));
-        let outbox = options.state_dir.join("outbox.jsonl");
-        let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), this.id.clone())?);
-        tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
-        if connected {
-            first_listing(&view, outbox.as_ref(), options).await?;
-        }
-        Ok(Self { this, view, outbox, cache, tasks, shutdown })
+    world: World<K>,
+    (tasks, shutdown): (TaskTracker, CancellationToken),
+    lock: StateLock,
+) -> Result<Running, AgentError>
+where
+    K: FnOnce(&AgentOptions) -> Result<Carrier, AgentError>,
+{
+    let World { store, kernel, machine } = world;
+    let node = this.id.clone();
+    let cache = options.state_dir.join("snapshot.json");
+    let kept = cache::load(&cache, &store.address());
+    let (last, connected) = meet_store(store.as_ref(), &node, kept.as_ref()).await?;
+    let known = last.is_some();
+    let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
+    if connected {
+        membership::write(store.as_ref(), &this).await?;
     }
 
-    /// Adopts what the kernel has, and starts what every host runs.
-    async fn take_up(self, options: AgentOptions, carrier: Carrier, lock: Option<StateLock>) -> Running {
-        let Self { this, view, outbox, cache, tasks, shutdown } = self;
-        let agent = adopt(options, &this, outbox, view, carrier, &tasks, shutdown.clone()).await;
-        let inner = &agent.0;
-        let address = inner.store.address();
-        let kept = cache::Kept { path: cache.clone(), store: address, view: Arc::clone(&inner.view) };
-        tasks.spawn(kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
-        tasks.spawn(reserve::keep(agent.clone(), shutdown));
-        Running { agent, tasks, cache, _lock: lock }
+    let path = options.state_dir.join("networks.json");
+    let networks = match Followed::load(&path)? {
+        Some(networks) => networks,
+        None if known => networks_of(store.as_ref(), &node, kept.as_ref(), connected).await?,
+        None => BTreeSet::new(),
+    };
+    let followed = Followed::new(&path, networks)?;
+    let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default(), followed));
+    let outbox = options.state_dir.join("outbox.jsonl");
+    let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), node.clone())?);
+    spawn(&tasks, follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
+    if connected {
+        first_listing(&view, outbox.as_ref(), &options).await?;
     }
+
+    let kernel = kernel(&options)?;
+    tracing::info!(datapath = kernel.datapath, "the data path is chosen");
+    let agent = adopt(options, &this, outbox, view, (kernel, machine), &tasks, shutdown.clone()).await;
+    let inner = &agent.0;
+    let address = inner.store.address();
+    let kept = cache::Kept { path: cache.clone(), store: address, view: Arc::clone(&inner.view) };
+    spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
+    spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
+    spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));
+    spawn(&tasks, leftovers::run(agent.clone(), shutdown));
+    Ok(Running { agent, tasks, cache, _lock: lock })
 }
 
 /// The kernel, and how it carries frames, in the words of `weft status`.
-pub(crate) struct Carrier {
-    pub(crate) kernel: Arc<dyn Kernel>,
-    pub(crate) datapath: String,
+pub struct Carrier {
+    /// The kernel.
+    pub kernel: Arc<dyn Kernel>,
+    /// How it carries frames.
+    pub datapath: String,
+}
+
+/// Starts a task that the daemon's end waits for.
+fn spawn(tasks: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
+    // It ends by itself: all of them hear of the shutdown.
+    let _runs = task::spawn(tasks.track_future(work));
 }
 
 /// The kernel with the data path that was asked for. What an earlier daemon has left of the other one goes.
-fn open_kernel(options: &AgentOptions) -> Result<(Arc<dyn Kernel>, String), AgentError> {
+fn open_kernel(options: &AgentOptions) -> Result<Carrier, AgentError> {
     let linux = LinuxOptions { overlay_netns: options.overlay_netns.clone() };
     let by_programs = || -> Result<Arc<dyn Kernel>, KernelError> {
         fast_path::probe()?;
@@ -187,14 +190,14 @@ fn open_kernel(options: &AgentOptions) -> Result<(Arc<dyn Kernel>, String), Agen
     let asked_for = "kernel (asked for with --datapath)".to_owned();
     let chosen = match options.datapath {
         Datapath::Kernel => asked_for,
-        Datapath::Ebpf => return Ok((by_programs()?, "ebpf".to_owned())),
+        Datapath::Ebpf => return Ok(Carrier { kernel: by_programs()?, datapath: "ebpf".to_owned() }),
         Datapath::Auto => match by_programs() {
-            Ok(kernel) => return Ok((kernel, "ebpf".to_owned())),
+            Ok(kernel) => return Ok(Carrier { kernel, datapath: "ebpf".to_owned() }),
             Err(error) => format!("kernel ({error})"),
         },
     };
     fast_path::remove(&options.overlay_netns)?;
-    Ok((Arc::new(Linux::new(&linux)?), chosen))
+    Ok(Carrier { kernel: Arc::new(Linux::new(&linux)?), datapath: chosen })
 }
 
 /// Makes the agent and starts its loop; returns when the loop has adopted what the kernel has.
@@ -203,7 +206,7 @@ pub(crate) async fn adopt(
     this: &Node,
     outbox: Arc<Outbox>,
     view: Arc<View>,
-    carrier: Carrier,
+    (carrier, machine): (Carrier, Arc<dyn Machine>),
     tasks: &TaskTracker,
     shutdown: CancellationToken,
 ) -> Agent {
@@ -218,9 +221,11 @@ pub(crate) async fn adopt(
         outbox,
         view,
         kernel,
+        machine,
         datapath,
         reconciled: reconciled.clone(),
         reserving: tokio::sync::Mutex::new(true),
+        asking: Mutex::default(),
         engines: Mutex::new(BTreeMap::new()),
         troubles: Arc::default(),
         shutdown: shutdown.clone(),
@@ -228,8 +233,8 @@ pub(crate) async fn adopt(
     };
     let telling = Arc::clone(&inner.outbox);
     let until = shutdown.clone();
-    tasks.spawn(async move { telling.run(until).await });
-    tasks.spawn(the_loop.run(shutdown));
+    spawn(tasks, async move { telling.run(until).await });
+    spawn(tasks, the_loop.run(shutdown));
     // The loop's first word is that it has adopted. An error would mean that it ended, as the daemon then does.
     let _ = reconciled.changed().await;
     Agent(Arc::new(inner))
@@ -259,7 +264,7 @@ async fn open_store(
             .map_err(|e: AuthorityError| AgentError::Invalid(e.to_string()))?;
         let listener = listen(address).await?;
         let shutdown = shutdown.clone();
-        tasks.spawn(async move {
+        spawn(tasks, async move {
             if let Err(error) = weft_store::embedded::serve(listener, embedded, token, tls, shutdown).await {
                 tracing::error!(%error, %address, "the embedded store is no longer served to other hosts");
             }

@@ -22,7 +22,7 @@ use weft_store::{Batch, Listing};
 /// The cluster as this daemon sees it. Written by the follower alone, read by everything.
 pub(crate) struct View {
     /// This node's record as it should be. It stands in the snapshot also when the store has lost it, or has another: the
-    /// plan would be that this host has nothing, or that of a stranger.
+    /// plan would be that this host has nothing, or that of a stranger, or that of an address it has no longer.
     this: RwLock<Node>,
     /// Whether the store has it.
     stored: AtomicBool,
@@ -38,6 +38,8 @@ pub(crate) struct View {
     networks: watch::Sender<u64>,
     nodes: watch::Sender<u64>,
     link: watch::Sender<Link>,
+    /// The store has listed its records since the start: until then this is what was kept from before.
+    listed: AtomicBool,
 }
 
 /// How far the snapshot has come in each scope that has been listed.
@@ -125,6 +127,7 @@ impl View {
             networks: watch::Sender::new(0),
             nodes: watch::Sender::new(0),
             link: watch::Sender::new(Link::Starting),
+            listed: AtomicBool::new(false),
         }
     }
 
@@ -166,6 +169,7 @@ impl View {
                 put_untold(&mut listed, key, value.clone());
             }
             let Scope::Network(network) = scope else {
+                self.listed.store(true, Ordering::SeqCst);
                 self.note_this(&listed);
                 self.put_this(&mut listed);
                 listed.take_networks(snapshot);
@@ -364,6 +368,12 @@ impl View {
         });
     }
 
+    /// Whether the store has listed its records since the start. Until then the snapshot may lack what was done in the
+    /// last moments before.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.listed.load(Ordering::SeqCst)
+    }
+
     /// How the store is.
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.link.subscribe()
@@ -393,6 +403,7 @@ fn put_untold(snapshot: &mut Snapshot, key: &str, value: Option<Vec<u8>>) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+    use weft_model::encode;
     use weft_store::Record;
 
     fn batch(revision: u64, key: String, value: Option<&[u8]>) -> Batch {
@@ -443,5 +454,18 @@ mod tests {
         assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this.clone()));
         view.reset(&Scope::Cluster, Listing { revision: Revision(3), records: vec![] });
         assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this));
+    }
+
+    #[test]
+    fn an_address_that_changed_while_the_store_was_away_is_not_forgotten_when_it_is_back() {
+        let old = node();
+        let view = View::new(old.clone(), Snapshot::default(), Followed::default());
+        let new = Node { vteps: vec!["192.0.2.99".parse().unwrap()], ..old.clone() };
+        view.set_this(new.clone());
+        let record = Record { key: schema::node_key(&old.id), value: encode(&old), modified: Revision(3) };
+        view.reset(&Scope::Cluster, Listing { revision: Revision(3), records: vec![record.clone()] });
+        assert_eq!(view.read(|s| s.nodes.get(&old.id).cloned()), Some(new.clone()));
+        view.apply(&Scope::Cluster, &batch(4, record.key, Some(&record.value)));
+        assert_eq!(view.read(|s| s.nodes.get(&old.id).cloned()), Some(new));
     }
 }

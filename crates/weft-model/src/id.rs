@@ -27,11 +27,10 @@ macro_rules! id {
         impl $name {
             /// An identity made of 256 random bits, written as 64 hexadecimal digits (Docker's shape).
             pub fn random() -> Self {
-                let mut bytes = [0u8; 32];
                 // The kernel's generator fails only before it is seeded, early in boot; an identity that is
                 // not random would break uniqueness, so there is nothing to go on with.
                 #[allow(clippy::expect_used)]
-                getrandom::fill(&mut bytes).expect("the kernel's random generator is available");
+                let bytes: [u8; 32] = crate::random_bytes().expect("the kernel's random generator is available");
                 Self(bytes.iter().map(|b| format!("{b:02x}")).collect())
             }
 

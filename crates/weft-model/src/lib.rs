@@ -16,6 +16,7 @@ mod revision;
 pub mod schema;
 mod snapshot;
 mod vni;
+pub mod world;
 
 pub use address::{AddressClaim, ClaimKind};
 pub use endpoint::{Container, Endpoint, Sandbox};
@@ -29,12 +30,8 @@ pub use revision::Revision;
 pub use schema::{Binding, Pool, Removing};
 pub use snapshot::{BadRecord, Change, Snapshot, Touched, encode};
 pub use vni::{Vni, VniError, VniRange};
+pub use world::{random_bytes, unix_now};
 
 /// Seconds since the Unix epoch, by the clock of the node that wrote the record. For people to read: no
 /// decision of weft compares the clocks of two nodes.
 pub type UnixSeconds = u64;
-
-/// The wall clock's seconds since the Unix epoch (0 on a clock set before it).
-pub fn unix_now() -> UnixSeconds {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}

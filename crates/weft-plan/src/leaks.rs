@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
-use weft_model::{AddressClaim, ClaimKind, NetworkId, NodeId, Snapshot, UnixSeconds, schema};
+use weft_model::{AddressClaim, ClaimKind, Endpoint, NetworkId, NodeId, Snapshot, UnixSeconds, schema};
 
 /// A record that nobody needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,10 @@ pub struct Leak {
     pub safe: bool,
     /// A key whose record would make it needed: it is removed only while that is absent.
     pub unless: Option<String>,
+    /// Keys of the records that go in the same transaction: an endpoint and its claims come and go together, so that
+    /// nobody else is given an address that an endpoint still has.
+    #[serde(default)]
+    pub with: Vec<String>,
 }
 
 /// All leaks, the safe ones first.
@@ -49,9 +53,10 @@ enum Owner {
 
 fn owner(snapshot: &Snapshot, node: &NodeId) -> Owner {
     match (snapshot.nodes.contains_key(node), snapshot.alive.contains_key(node)) {
-        (false, _) => Owner::Gone,
+        // One that was declared dead and lives writes its record again, a moment after its lease.
+        (_, true) => Owner::Alive,
+        (false, false) => Owner::Gone,
         (true, false) => Owner::Dead,
-        (true, true) => Owner::Alive,
     }
 }
 
@@ -69,7 +74,8 @@ fn leak(snapshot: &Snapshot, node: &NodeId, key: String, what: String) -> Option
         since: None,
         reason: reason.to_owned(),
         safe,
-        unless: None,
+        unless: Some(schema::alive_key(node)),
+        with: Vec::new(),
     })
 }
 
@@ -93,9 +99,12 @@ fn claims(snapshot: &Snapshot) -> Vec<Leak> {
                 reason,
                 safe: true,
                 unless,
+                with: Vec::new(),
             });
         }
-        leak(snapshot, &claim.node, key, what).map(|leak| Leak { since, ..leak })
+        let user = claim.endpoint.as_ref().and_then(|id| snapshot.endpoints.get(network)?.get(id));
+        let with = user.map(|endpoint| together(snapshot, endpoint, &key)).unwrap_or_default();
+        leak(snapshot, &claim.node, key, what).map(|leak| Leak { since, with, ..leak })
     })
     .collect()
 }
@@ -129,10 +138,20 @@ fn endpoints(snapshot: &Snapshot) -> Vec<Leak> {
         let network = network_name(snapshot, &endpoint.network);
         let what = format!("endpoint {} of network {network}", endpoint.display_name());
         let since = Some(endpoint.created);
-        let leak = leak(snapshot, &endpoint.node, schema::key_of_endpoint(endpoint), what)?;
-        Some(Leak { since, ..leak })
+        let key = schema::key_of_endpoint(endpoint);
+        let with = together(snapshot, endpoint, &key);
+        let leak = leak(snapshot, &endpoint.node, key, what)?;
+        Some(Leak { since, with, ..leak })
     })
     .collect()
+}
+
+/// The keys of an endpoint and its claims, but for `key`.
+fn together(snapshot: &Snapshot, endpoint: &Endpoint, key: &str) -> Vec<String> {
+    let claims = snapshot.addresses.get(&endpoint.network).into_iter().flatten();
+    let claims = claims.filter(|(_, claim)| claim.endpoint.as_ref() == Some(&endpoint.id));
+    let claims = claims.map(|(ip, _)| schema::address_key(&endpoint.network, *ip));
+    claims.chain([schema::key_of_endpoint(endpoint)]).filter(|other| other != key).collect()
 }
 
 fn bindings(snapshot: &Snapshot) -> Vec<Leak> {

@@ -3,7 +3,7 @@
 use crate::{Arrivals, Calls, Counted, FakeKernel, Shape};
 use anyhow::{Context, Result};
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use weft_agent::{AgentOptions, Datapath, Running};
+use weft_agent::{AgentOptions, Carrier, Datapath, Running, Unchanging, World, start_in};
 use weft_kernel::Kernel;
 use weft_model::Snapshot;
 use weft_plan::{HostState, plan};
@@ -71,8 +71,9 @@ impl Host {
         };
         let kernel = Arc::new(FakeKernel::new(Arc::clone(arrivals)));
         let store = Arc::new(Counted::new(door.open().await?, Arc::clone(calls)));
-        let running =
-            weft_agent::start_over(options, node, store, Arc::clone(&kernel) as Arc<dyn Kernel>).await?;
+        let carrier = Carrier { kernel: Arc::clone(&kernel) as Arc<dyn Kernel>, datapath: "none".to_owned() };
+        let world = World { store, kernel: |_: &_| Ok(carrier), machine: Arc::new(Unchanging(node)) };
+        let running = start_in(options, world).await?;
         Ok(Self { number, kernel, running })
     }
 

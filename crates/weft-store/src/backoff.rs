@@ -31,7 +31,7 @@ impl Backoff {
 
 /// `full`, shortened at random by up to a half. Without a source of randomness it is not shortened.
 pub fn shortened(full: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or(u32::MAX);
+    let random = weft_model::random_bytes().map_or(u32::MAX, u32::from_le_bytes);
     full / 2 + (full / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 

@@ -8,6 +8,7 @@
 use crate::{
     Batch, Listing, Store, StoreError, Watch,
     backoff::{Backoff, shortened},
+    task::{self, Task},
 };
 use futures::{Stream, StreamExt};
 use std::{
@@ -61,7 +62,7 @@ impl Default for FollowOptions {
 /// A stream of [`Event`]s without end. Dropping it ends the following.
 pub struct Follower {
     events: mpsc::Receiver<Event>,
-    task: tokio::task::JoinHandle<()>,
+    task: Task,
 }
 
 impl Follower {
@@ -102,7 +103,7 @@ pub fn follow_with(store: Arc<dyn Store>, prefix: &str, options: FollowOptions) 
         relist: options.relist,
         events: sender,
     };
-    Follower { events, task: tokio::spawn(following.run()) }
+    Follower { events, task: task::spawn(following.run()) }
 }
 
 struct Following {
@@ -177,12 +178,13 @@ impl Following {
         let began = Instant::now();
         let failure = loop {
             let batch = tokio::select! {
-                batch = watch.next() => batch,
+                biased;
+                () = self.events.closed() => return Err(Unheard),
                 () = tokio::time::sleep_until(self.next_listing) => {
                     self.position = None;
                     return Ok(None);
                 }
-                () = self.events.closed() => return Err(Unheard),
+                batch = watch.next() => batch,
             };
             match batch {
                 Some(Ok(batch)) => {

@@ -1,10 +1,13 @@
 //! Keeps a record in the store for as long as this daemon lives, such as the one that says that it does.
 
-use crate::{LeaseId, Store, StoreError, Txn, backoff::Backoff};
+use crate::{
+    LeaseId, Store, StoreError, Txn,
+    backoff::Backoff,
+    task::{self, Task},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::{oneshot, watch},
-    task::JoinHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -30,7 +33,7 @@ pub enum LeaseState {
 pub struct LeaseKeeper {
     state: watch::Receiver<LeaseState>,
     release: Option<oneshot::Sender<oneshot::Sender<Result<(), StoreError>>>>,
-    task: JoinHandle<()>,
+    task: Task,
 }
 
 impl LeaseKeeper {
@@ -56,10 +59,11 @@ impl LeaseKeeper {
             backoff: Backoff::new(Duration::from_millis(100), ttl / 3),
             state: sender,
         };
-        let task = tokio::spawn(async move {
+        let task = task::spawn(async move {
             tokio::select! {
-                () = keeping.run(released) => {}
+                biased;
                 () = cancel.cancelled() => {}
+                () = keeping.run(released) => {}
             }
         });
         Self { state, release: Some(release), task }
@@ -116,7 +120,7 @@ impl Keeping {
                 }
             };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                biased;
                 reply = &mut released => {
                     // An error of the channel means that the keeper was dropped.
                     if let Ok(reply) = reply {
@@ -128,6 +132,7 @@ impl Keeping {
                     }
                     return;
                 }
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }

@@ -25,6 +25,7 @@ mod record;
 mod remote;
 mod replace;
 mod request;
+pub mod task;
 mod tls;
 mod url;
 mod wire;

@@ -137,6 +137,7 @@ impl Outbox {
                 }
             };
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 _ = link.changed() => {}
                 () = self.wake.notified() => {}

@@ -88,6 +88,12 @@ fn decide(node: &NodeId, entry: &journal::Entry, present: &Present) -> Decision 
     }
     let mut txn = Txn::new();
     for (key, there) in &entry.conditions {
+        if let Some(mark) = now(key).filter(|_| !there && key.starts_with(schema::REMOVING)) {
+            // The container runs, so the network is in use: the removal ends here, and whoever asked for it is told why when
+            // they look again.
+            txn = txn.unchanged(key, mark.modified).delete(key);
+            continue;
+        }
         if now(key).is_some() != *there {
             return Decision::Refuse(if *there {
                 format!("{key} is gone")

@@ -1,7 +1,7 @@
 //! A cluster within the test's process.
 
 use crate::{
-    Agent, AgentOptions, Datapath, EndpointSpec,
+    Agent, AgentOptions, Datapath, EndpointSpec, ThisMachine,
     api::NetworkSpec,
     follow,
     followed::Followed,
@@ -207,7 +207,10 @@ impl Cluster {
             &node,
             outbox,
             view,
-            Carrier { kernel: Arc::clone(&kernel) as Arc<dyn Kernel>, datapath: "a model".to_owned() },
+            (
+                Carrier { kernel: Arc::clone(&kernel) as Arc<dyn Kernel>, datapath: "a model".to_owned() },
+                Arc::new(ThisMachine),
+            ),
             &tasks,
             shutdown.clone(),
         )

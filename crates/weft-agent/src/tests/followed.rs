@@ -1,7 +1,7 @@
 //! A host knows the members of the networks that it takes part in, and takes up the same ones again.
 
 use super::cluster::{Cluster, ModelKernel, endpoint, node, options};
-use crate::{Running, start_over};
+use crate::{Carrier, Running, Unchanging, World, start_in};
 use std::sync::Arc;
 use weft_kernel::Kernel;
 use weft_model::schema;
@@ -44,7 +44,9 @@ async fn a_daemon_that_starts_again_takes_nothing_down_whether_its_networks_were
     let dir = tempfile::tempdir().unwrap();
     let start = async || -> Running {
         let (store, kernel) = (Arc::clone(&cluster.store), Arc::clone(&kernel) as Arc<dyn Kernel>);
-        start_over(options(dir.path(), "h7"), this.clone(), store, kernel).await.unwrap()
+        let kernel = |_: &_| Ok(Carrier { kernel, datapath: "model".to_owned() });
+        let world = World { store, kernel, machine: Arc::new(Unchanging(this.clone())) };
+        start_in(options(dir.path(), "h7"), world).await.unwrap()
     };
     let running = start().await;
     let made = running.agent().create_endpoint(endpoint(&network.id)).await.unwrap();

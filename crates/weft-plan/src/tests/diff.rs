@@ -2,10 +2,11 @@
 
 use super::cluster::{ip, seen, vni};
 use crate::{
-    Bridge, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff,
+    Bridge, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff, is_as_desired,
     model_kernel::apply_ops, vxlan_name,
 };
 use proptest::prelude::*;
+use std::collections::BTreeSet;
 use weft_model::{MacAddr, Mtu};
 
 fn mac(n: u8) -> MacAddr {
@@ -129,15 +130,43 @@ proptest! {
     }
 
     #[test]
-    fn no_operation_can_be_left_out(desired in any_plan(), observed in any_state(), choice: prop::sample::Index) {
-        let ops = diff(&desired, &seen(&observed));
-        prop_assume!(!ops.is_empty());
-        let mut fewer = ops.clone();
-        fewer.remove(choice.index(ops.len()));
+    fn all_of_it_may_be_done_twice(desired in any_state(), observed in any_state()) {
         let mut kernel = seen(&observed);
-        // Without it something else is refused, or the outcome is another.
-        let outcome = apply_ops(&mut kernel, &fewer);
-        prop_assert!(outcome.is_err() || kernel != seen(&desired), "{:?} could do without one", ops);
+        let ops = diff(&desired, &kernel);
+        apply_ops(&mut kernel, &ops).unwrap();
+        apply_ops(&mut kernel, &ops).unwrap();
+        prop_assert_eq!(kernel, seen(&desired));
+    }
+
+    #[test]
+    fn operations_that_do_not_need_one_another_may_be_done_in_any_order(
+        desired in any_state(), observed in any_state(), weights in prop::collection::vec(any::<u32>(), 200)
+    ) {
+        let mut kernel = seen(&observed);
+        let ops = shuffled(diff(&desired, &kernel), &observed, &weights);
+        apply_ops(&mut kernel, &ops).unwrap();
+        prop_assert_eq!(kernel, seen(&desired), "in this order: {:?}", told(&ops));
+    }
+
+    #[test]
+    fn an_object_is_touched_once_and_only_if_it_is_wrong_or_lost(desired in any_state(), observed in any_state()) {
+        let observed = seen(&observed);
+        let ops = diff(&desired, &observed);
+        let (removals, rest): (Vec<_>, Vec<_>) = ops.iter().cloned().partition(|op| matches!(op, Op::Remove(_)));
+        for part in [&removals, &rest] {
+            let keys: BTreeSet<&Key> = part.iter().map(Op::key).collect();
+            prop_assert_eq!(keys.len(), part.len(), "a key is touched twice: {:?}", told(part));
+        }
+        let mut left = observed.clone();
+        apply_ops(&mut left, &removals).unwrap();
+        for op in &rest {
+            let right = |state: &HostState| state.get(op.key()).is_some_and(|o| is_as_desired(&desired[op.key()], o));
+            prop_assert!(!right(&left), "it is right already: {} of {:?}", op.key(), told(&ops));
+        }
+        for op in &removals {
+            let goes = !desired.contains_key(op.key());
+            prop_assert!(goes || is_device(op.key()), "only a device is made anew: {}", op.key());
+        }
     }
 
     #[test]
@@ -145,6 +174,67 @@ proptest! {
         prop_assert_eq!(diff(&state, &state), vec![]);
         prop_assert_eq!(diff(&state, &seen(&state)), vec![]);
     }
+}
+
+proptest! {
+    // Each case tries every operation.
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_operation_can_be_left_out(desired in any_plan(), observed in any_state()) {
+        let ops = diff(&desired, &seen(&observed));
+        for left_out in 0..ops.len() {
+            let mut fewer = ops.clone();
+            fewer.remove(left_out);
+            let mut kernel = seen(&observed);
+            // Without it something else is refused, or the outcome is another.
+            let outcome = apply_ops(&mut kernel, &fewer);
+            let needed = outcome.is_err() || kernel != seen(&desired);
+            prop_assert!(needed, "{:?} could do without {}", told(&ops), ops[left_out].key());
+        }
+    }
+}
+
+fn is_device(key: &Key) -> bool {
+    matches!(key, Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..))
+}
+
+/// The bridge ports that an FDB entry names, in the operation or in what was there before.
+fn ports_of(op: &Op, observed: &HostState) -> Vec<String> {
+    let (from, to) = match op {
+        Op::Create(_, to) => (None, Some(to)),
+        Op::Change { from, to, .. } => (Some(from), Some(to)),
+        Op::Remove(_) => (None, None),
+    };
+    let objects = [from, to, observed.get(op.key())].into_iter().flatten();
+    objects.filter_map(|object| if let Object::Fdb(fdb) = object { fdb.port.clone() } else { None }).collect()
+}
+
+/// Whether one of two operations has to wait for the other: they are about one object, or one is about a device that the
+/// other's object stands on.
+fn need_one_another(a: &Op, b: &Op, observed: &HostState) -> bool {
+    let stands_on = |above: &Op, below: &Op| match (above.key(), below.key()) {
+        (Key::Vxlan(_) | Key::Port(..) | Key::Fdb(..), Key::Bridge(_))
+        | (Key::Flood(..) | Key::Neighbour(..) | Key::Fdb(..), Key::Vxlan(_)) => true,
+        (Key::Fdb(..), Key::Port(_, port)) => ports_of(above, observed).contains(port),
+        _ => false,
+    };
+    a.key().vni() == b.key().vni() && (a.key() == b.key() || stands_on(a, b) || stands_on(b, a))
+}
+
+/// Another order of the operations that keeps those in order that need one another: of those that may be next, always the
+/// one that weighs least.
+fn shuffled(mut ops: Vec<Op>, observed: &HostState, weights: &[u32]) -> Vec<Op> {
+    let mut done = Vec::new();
+    let mut weights = weights.iter().cycle();
+    let mut left: Vec<(u32, Op)> = ops.drain(..).map(|op| (*weights.next().unwrap(), op)).collect();
+    while !left.is_empty() {
+        let free = (0..left.len())
+            .filter(|&i| left[..i].iter().all(|(_, before)| !need_one_another(before, &left[i].1, observed)));
+        let next = free.min_by_key(|&i| left[i].0).unwrap();
+        done.push(left.remove(next).1);
+    }
+    done
 }
 
 fn vxlan(local: &str) -> (Key, Object) {

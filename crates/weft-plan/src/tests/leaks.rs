@@ -63,3 +63,24 @@ fn what_a_host_that_has_left_forgot_is_safe_to_remove_and_what_a_dead_one_has_is
     let gone = leaks(&s);
     assert_eq!((gone.len(), gone.iter().filter(|l| l.safe).count()), (4, 4), "{gone:?}");
 }
+
+#[test]
+fn an_endpoint_and_its_claims_go_together_and_only_while_their_node_stays_away() {
+    let mut s = well();
+    s.alive.remove(&id::<NodeId>(2));
+    let found = leaks(&s);
+    let (claim, endpoint) =
+        (schema::address_key(&id(1), ip("10.9.0.6")), schema::endpoint_key(&id(1), &id(6)));
+    let with = |key: &str| found.iter().find(|leak| leak.key == key).unwrap().with.clone();
+    assert_eq!((with(&claim), with(&endpoint)), (vec![endpoint.clone()], vec![claim.clone()]));
+    assert_eq!(with(&schema::address_key(&id(1), ip("10.9.0.7"))), Vec::<String>::new());
+    let alive = schema::alive_key(&id::<NodeId>(2));
+    assert!(found.iter().all(|leak| leak.unless.as_ref() == Some(&alive)), "{found:?}");
+}
+
+#[test]
+fn a_host_that_lives_leaks_nothing_although_its_record_is_missing() {
+    let mut s = well();
+    s.nodes.remove(&id::<NodeId>(2));
+    assert_eq!(leaks(&s), []);
+}

@@ -110,7 +110,7 @@ fn carry_out(core: &Core, group: Vec<Pending>) {
             tracing::error!(%error, orders = group.len(), "could not write to the store");
             // A disk that fails while it is told to keep something may have kept it: then watches have to tell.
             if let Ok(revision) = core.file.revision() {
-                core.committed.send_if_modified(|known| std::mem::replace(known, revision) != revision);
+                tell(core, before, revision);
             }
             // They are still on disk: try again with the next look.
             for (lease, _) in ended {

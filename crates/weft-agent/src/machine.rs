@@ -1,0 +1,74 @@
+//! The machine that the daemon runs on, as far as other hosts see it: its addresses, its routes, the paths to its peers.
+
+use crate::{AgentError, AgentOptions, membership};
+use futures::{StreamExt, stream, stream::BoxStream};
+use std::{collections::BTreeSet, net::IpAddr};
+use weft_kernel::{KernelError, host_addresses, route_mtu, watch_underlay};
+use weft_model::{Mtu, Node, NodeId};
+
+/// A machine, as membership sees it. [`ThisMachine`] is the real one; a simulation has its own.
+///
+/// What an implementer must guarantee: `describe`, `addresses` and `path_mtu` tell how things are at that moment; a change of either is
+/// reported by `changes` soon after it, also one that came in between two looks at the stream.
+pub trait Machine: Send + Sync + 'static {
+    /// This node's record as this machine is now.
+    fn describe(&self, options: &AgentOptions, id: &NodeId, epoch: u64) -> Result<Node, AgentError>;
+
+    /// All addresses of the host's.
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
+
+    /// The MTU of the path to `peer`, where a route knows a narrower one.
+    fn path_mtu(&self, peer: IpAddr) -> Option<Mtu>;
+
+    /// Tells of changes of addresses, devices and routes. After an error nothing more comes.
+    fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError>;
+}
+
+/// The machine that this process runs on.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ThisMachine;
+
+impl Machine for ThisMachine {
+    fn describe(&self, options: &AgentOptions, id: &NodeId, epoch: u64) -> Result<Node, AgentError> {
+        membership::describe(options, id, epoch)
+    }
+
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        host_addresses()
+    }
+
+    fn path_mtu(&self, peer: IpAddr) -> Option<Mtu> {
+        route_mtu(peer).ok().flatten()
+    }
+
+    fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError> {
+        let watch = watch_underlay()?;
+        let changes = stream::unfold(watch, async |watch| {
+            let change = watch.changed().await;
+            Some((change, watch))
+        });
+        Ok(changes.boxed())
+    }
+}
+
+/// A machine of which nothing changes: its node is this one, its id included. For those who play many hosts.
+#[derive(Clone, Debug)]
+pub struct Unchanging(pub Node);
+
+impl Machine for Unchanging {
+    fn describe(&self, _: &AgentOptions, _: &NodeId, epoch: u64) -> Result<Node, AgentError> {
+        Ok(Node { epoch, ..self.0.clone() })
+    }
+
+    fn addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError> {
+        Ok(self.0.vteps.iter().copied().collect())
+    }
+
+    fn path_mtu(&self, _: IpAddr) -> Option<Mtu> {
+        None
+    }
+
+    fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError> {
+        Ok(stream::pending().boxed())
+    }
+}
