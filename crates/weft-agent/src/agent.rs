@@ -98,7 +98,7 @@ impl Agent {
         let name: NetworkName = reference.parse().map_err(|_| missing())?;
         match self.0.store.get(&schema::name_key(&name)).await {
             Ok(Some(record)) => {
-                self.seen(&Scope::Cluster, record.modified).await?;
+                self.seen(&Scope::Cluster, record.modified, self.0.view.moves()).await?;
                 known().ok_or_else(missing)
             }
             Ok(None) => Err(missing()),
@@ -116,10 +116,11 @@ impl Agent {
     /// verb sees. Only for transactions that change something, since only a change brings the snapshot forward.
     pub(crate) async fn commit(&self, txn: Txn) -> Result<Outcome, AgentError> {
         let scopes: BTreeSet<Scope> = txn.writes.iter().map(|write| Scope::of(write.key())).collect();
+        let moves = self.0.view.moves();
         let outcome = self.0.store.commit(txn).await?;
         if let Outcome::Committed(revision) = outcome {
             for scope in &scopes {
-                self.seen(scope, revision).await?;
+                self.seen(scope, revision, moves).await?;
             }
         }
         Ok(outcome)
@@ -129,7 +130,7 @@ impl Agent {
     /// made with open eyes.
     pub(crate) async fn caught_up(&self, present: &[Option<Record>]) -> Result<(), AgentError> {
         for record in present.iter().flatten() {
-            self.seen(&Scope::of(&record.key), record.modified).await?;
+            self.seen(&Scope::of(&record.key), record.modified, self.0.view.moves()).await?;
         }
         Ok(())
     }
@@ -168,8 +169,9 @@ impl Agent {
         )
     }
 
-    /// Waits until the snapshot shows what `revision` has done in a scope that is followed.
-    async fn seen(&self, scope: &Scope, revision: Revision) -> Result<(), AgentError> {
+    /// Waits until the snapshot shows what `revision` has done in a scope that is followed. If the store has moved since
+    /// `moves` was counted, the listing of the new one shows it: what was written before the move is there.
+    async fn seen(&self, scope: &Scope, revision: Revision, moves: u64) -> Result<(), AgentError> {
         let followed = match scope {
             Scope::Cluster => true,
             Scope::Network(network) => self.0.view.followed.contains(network),
@@ -178,7 +180,10 @@ impl Agent {
             return Ok(());
         }
         let mut seen = self.0.view.seen();
-        let arrived = seen.wait_for(|seen| seen.of(scope).is_some_and(|seen| seen >= revision));
+        let arrived = seen.wait_for(|seen| {
+            let least = if seen.moves == moves { revision } else { Revision(1) };
+            seen.of(scope).is_some_and(|seen| seen >= least)
+        });
         match tokio::time::timeout(APPLY_TIMEOUT, arrived).await {
             Ok(_) => Ok(()),
             Err(_) => Err(AgentError::Store(StoreError::Unreachable {
@@ -195,7 +200,7 @@ impl Agent {
         revision: Revision,
         what: &str,
     ) -> Result<(), AgentError> {
-        self.seen(&Scope::Network(network.clone()), revision).await?;
+        self.seen(&Scope::Network(network.clone()), revision, self.0.view.moves()).await?;
         let mut reconciled = self.0.reconciled.clone();
         // It is in the view; so it is done when the loop has come as far as the view is now.
         let writes = self.0.view.writes();

@@ -14,7 +14,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_model::{Revision, Snapshot};
-use weft_store::{replace_file, task};
+use weft_store::{Store, replace_file, task};
 
 /// How long changes are gathered before they are written.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -73,8 +73,7 @@ pub(crate) fn save(path: &Path, store: &str, snapshot: &Snapshot) -> Result<(), 
 /// The file, and what it is to hold.
 pub(crate) struct Kept {
     pub(crate) path: PathBuf,
-    /// The store's address.
-    pub(crate) store: String,
+    pub(crate) store: Arc<dyn Store>,
     pub(crate) view: Arc<View>,
 }
 
@@ -116,7 +115,8 @@ impl Kept {
     /// Writes it as it is now. `None`: it is written; else why not.
     async fn save_once(&self) -> Option<String> {
         let snapshot = self.view.read(Snapshot::clone);
-        let (path, store) = (self.path.clone(), self.store.clone());
+        // Asked each time: it may have moved.
+        let (path, store) = (self.path.clone(), self.store.address());
         let saved = task::blocking(move || save(&path, &store, &snapshot)).await;
         let error = match saved {
             Ok(Ok(())) => return None,

@@ -9,7 +9,10 @@ use crate::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
-use weft_model::{BadRecord, NetworkId, schema::Scope};
+use weft_model::{
+    BadRecord, NetworkId,
+    schema::{self, Scope},
+};
 use weft_store::{
     Event, Store, follow,
     task::{self, EndOnDrop},
@@ -59,11 +62,19 @@ async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
         match event {
             Event::Resync(listing) => {
                 outbox.follows(&scope, listing.revision).await;
+                let mark = listing.records.iter().find(|record| record.key == schema::MOVED);
+                let mark = mark.map(|record| record.value.clone());
                 report(&view.reset(&scope, listing));
+                if tells {
+                    outbox.mark(mark.as_deref());
+                }
             }
             Event::Changed(batch) => {
                 outbox.follows(&scope, batch.revision).await;
                 report(&view.apply(&scope, &batch));
+                if let Some(change) = batch.changes.iter().find(|change| change.key == schema::MOVED) {
+                    outbox.mark(change.value.as_deref());
+                }
             }
             Event::Returned => {}
             Event::Away(error) => {

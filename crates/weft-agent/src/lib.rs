@@ -21,6 +21,7 @@ mod leave;
 mod leftovers;
 mod machine;
 mod membership;
+mod moving;
 mod networks;
 mod options;
 mod outbox;

@@ -6,6 +6,7 @@ use crate::{
     api, cache, follow,
     followed::Followed,
     leftovers, membership,
+    moving::{self, Moving, Opener},
     outbox::Outbox,
     reconcile::Reconciler,
     reserve,
@@ -23,10 +24,11 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_kernel::{FastPath, Kernel, KernelError, Linux, LinuxOptions, fast_path, requirements};
 use weft_model::{
     NetworkId, Node, NodeId, Snapshot, encode,
-    schema::{self, Meta, Scope},
+    schema::{self, Meta, Moved, Scope},
 };
 use weft_store::{
-    JoinToken, OpenOptions, Opened, Outcome, Store, StoreError, StoreUrl, Txn,
+    EMBEDDED_FILE, JoinToken, OpenOptions, Opened, OptionError, Outcome, Store, StoreError, StoreOptions,
+    StoreUrl, Txn,
     embedded::{Authority, AuthorityError},
     probe, task,
 };
@@ -82,10 +84,11 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
     }
 
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
-    let store = open_store(&options, &this, &tasks, &shutdown).await?;
-    let running =
-        run(options, this, World { store, kernel: open_kernel, machine }, (tasks, shutdown), lock).await?;
+    let moving = Arc::new(open_store(&options, &this, &tasks, &shutdown).await?);
+    let world = World { store: Arc::clone(&moving) as Arc<dyn Store>, kernel: open_kernel, machine };
+    let running = run(options, this, world, (tasks, shutdown), lock).await?;
     let inner = &running.agent.0;
+    spawn(&running.tasks, moving::follow_marks(moving, running.agent.clone(), inner.shutdown.clone()));
     let socket = inner.options.run_dir.join("weft.sock");
     spawn(
         &running.tasks,
@@ -157,8 +160,8 @@ where
     tracing::info!(datapath = kernel.datapath, "the data path is chosen");
     let agent = adopt(options, &this, outbox, view, (kernel, machine), &tasks, shutdown.clone()).await;
     let inner = &agent.0;
-    let address = inner.store.address();
-    let kept = cache::Kept { path: cache.clone(), store: address, view: Arc::clone(&inner.view) };
+    let store = Arc::clone(&inner.store);
+    let kept = cache::Kept { path: cache.clone(), store, view: Arc::clone(&inner.view) };
     spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
     spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));
@@ -245,7 +248,7 @@ async fn open_store(
     this: &Node,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) -> Result<Arc<dyn Store>, AgentError> {
+) -> Result<Moving, AgentError> {
     let authority = authority(options)?;
     let token = join_token(options, authority.as_deref())?;
     let open = OpenOptions {
@@ -254,6 +257,15 @@ async fn open_store(
         options: options.store_options.clone(),
         timeout: options.store_timeout,
     };
+    let (configured, file) = (options.cluster_store.to_string(), options.state_dir.join(Moving::FILE));
+    if let Some(mark) = moving::kept(&file, &configured)?
+        && options.cluster_store == StoreUrl::Local
+        && !options.state_dir.join(EMBEDDED_FILE).exists()
+    {
+        // It has moved and was taken away since. An empty one in its place would be another cluster's.
+        let opener = opener(open);
+        return Moving::find(opener(mark).await?, configured, file, opener).await;
+    }
     let Opened { store, embedded } = weft_store::open(&options.cluster_store, &open).await?;
     if let (Some(embedded), Some(address), Some(token), Some(authority)) =
         (embedded, this.advertise, token, authority)
@@ -270,7 +282,24 @@ async fn open_store(
             }
         });
     }
-    Ok(store)
+    Moving::find(store, configured, file, opener(open)).await
+}
+
+/// Opens the stores that the cluster moves to, with what this daemon was started with besides.
+fn opener(open: OpenOptions) -> Opener {
+    Box::new(move |mark: Moved| {
+        let open = open.clone();
+        Box::pin(async move {
+            let invalid = |e: String| StoreError::Invalid(format!("the URL or the options of a move: {e}"));
+            let to = mark.to.unwrap_or_default();
+            let url = to.parse::<StoreUrl>().map_err(|e| invalid(e.to_string()))?;
+            let options = match mark.options.as_str() {
+                "" => StoreOptions::default(),
+                text => text.parse().map_err(|e: OptionError| invalid(e.to_string()))?,
+            };
+            Ok(weft_store::open(&url, &OpenOptions { options, ..open }).await?.store)
+        })
+    })
 }
 
 /// The CA by whose certificates other daemons know this one, if it has a store to serve.

@@ -6,4 +6,5 @@ pub(crate) mod cluster;
 mod drift;
 mod followed;
 mod gc;
+mod moves;
 mod networks;

@@ -45,6 +45,8 @@ pub(crate) struct View {
 /// How far the snapshot has come in each scope that has been listed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
+    /// How often the store has moved since the start: revisions of two stores say nothing about one another.
+    pub(crate) moves: u64,
     cluster: Revision,
     networks: BTreeMap<NetworkId, Revision>,
 }
@@ -113,7 +115,7 @@ pub(crate) enum Link {
 impl View {
     /// A view of `snapshot`, all of which is news.
     pub(crate) fn new(this: Node, mut snapshot: Snapshot, followed: Followed) -> Self {
-        let seen = Seen { cluster: snapshot.revision, networks: BTreeMap::new() };
+        let seen = Seen { cluster: snapshot.revision, ..Seen::default() };
         snapshot.nodes.insert(this.id.clone(), this.clone());
         Self {
             this: RwLock::new(this),
@@ -219,6 +221,16 @@ impl View {
             about
         });
         bad
+    }
+
+    /// How often the store has moved since the start.
+    pub(crate) fn moves(&self) -> u64 {
+        self.seen.borrow().moves
+    }
+
+    /// The store has moved: what is known has to be listed anew, and has no revision until then.
+    pub(crate) fn store_moved(&self) {
+        self.seen.send_modify(|seen| *seen = Seen { moves: seen.moves + 1, ..Seen::default() });
     }
 
     /// Forgets the members of a network that is not followed any more.

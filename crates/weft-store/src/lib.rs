@@ -40,7 +40,7 @@ pub use fill::{FillError, Filled, copy, reopen, restore};
 pub use follower::{Event, FollowOptions, Follower, follow, follow_with};
 pub use join_token::{JoinToken, JoinTokenError};
 pub use lease::{LeaseKeeper, LeaseState};
-pub use open::{OpenOptions, Opened, open, probe};
+pub use open::{EMBEDDED_FILE, OpenOptions, Opened, open, probe};
 pub use options::{OptionError, StoreOptions};
 pub use pin::Pin;
 pub use record::{Batch, Compare, LeaseId, Limits, Listing, Outcome, Record, StoreError, Txn, Watch, Write};

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use weft_model::schema;
 
 /// The embedded store's file in the state directory.
-const FILE: &str = "store.redb";
+pub const EMBEDDED_FILE: &str = "store.redb";
 
 /// What opening a store needs to know besides its URL.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub async fn open(url: &StoreUrl, options: &OpenOptions) -> Result<Opened, Store
             Ok(Opened { store: Arc::new(store), embedded: None })
         }
         StoreUrl::Local => {
-            let path = options.state_dir.join(FILE);
+            let path = options.state_dir.join(EMBEDDED_FILE);
             std::fs::create_dir_all(&options.state_dir).map_err(|e| StoreError::Storage {
                 path: path.display().to_string(),
                 reason: format!("cannot make its directory: {e}"),

@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 use weft_model::{Revision, schema::Scope};
+use weft_store::replace_file;
+
+const MODE: u32 = 0o644;
 
 /// One transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,6 +99,20 @@ impl Journal {
             journal.remember(entry);
         }
         Ok(journal)
+    }
+
+    /// The store is at another address from now on, with all that it was told.
+    pub fn rebind(&mut self, store: &str) -> Result<(), AgentError> {
+        let head = line(&Line::Head { store: store.to_owned() });
+        let entries = self.entries.iter().flat_map(|(_, entry)| line(&Line::Entry(entry.clone())));
+        let text: Vec<u8> = head.iter().copied().chain(entries).collect();
+        replace_file(&self.path, MODE, &text).map_err(|e| self.failed(&e))?;
+        let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(|e| self.failed(&e))?;
+        (self.file, self.head) = (file, head);
+        self.told.clear();
+        let entries = &self.entries;
+        self.versions.retain(|_, number| entries.front().is_some_and(|(first, _)| *number >= *first));
+        Ok(())
     }
 
     /// Entries that the store has not been told.
@@ -326,6 +343,24 @@ mod tests {
         let path = dir.path().join("outbox.jsonl");
         drop(open(&path));
         Journal::open(&path, "etcd://b").unwrap();
+    }
+
+    #[test]
+    fn what_was_not_told_goes_along_to_another_store() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("outbox.jsonl");
+        let mut journal = open(&path);
+        for key in ["a", "b", "c"] {
+            journal.append(entry(key)).unwrap();
+        }
+        journal.told(Revision(700)).unwrap();
+        journal.rebind("etcd://b").unwrap();
+        // What was told is in the new store, whose revisions are others.
+        assert_eq!(journal.untold().into_keys().collect::<Vec<_>>(), ["b", "c"]);
+        journal.append(entry("d")).unwrap();
+        drop(journal);
+        let journal = Journal::open(&path, "etcd://b").unwrap();
+        assert_eq!(journal.untold().into_keys().collect::<Vec<_>>(), ["b", "c", "d"]);
     }
 
     #[test]

@@ -28,11 +28,11 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use weft_model::{
     AddressClaim, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode,
-    schema::{self, OnNetwork, Scope},
+    schema::{self, Moved, OnNetwork, Scope},
 };
 use weft_store::{Compare, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
 
@@ -64,6 +64,8 @@ pub(crate) struct Outbox {
     wake: Notify,
     /// The view has to be listed anew.
     relist: Notify,
+    /// The mark of a store that is closed, as the follower has found it: see [`schema::MOVED`].
+    mark: watch::Sender<Option<Moved>>,
 }
 
 impl Outbox {
@@ -87,7 +89,44 @@ impl Outbox {
             refused: AtomicUsize::new(0),
             wake: Notify::new(),
             relist: Notify::new(),
+            mark: watch::Sender::new(None),
         })
+    }
+
+    /// The follower has found this mark, or none.
+    pub(crate) fn mark(&self, found: Option<&[u8]>) {
+        let mark = found.and_then(|value| match serde_json::from_slice(value) {
+            Ok(moved) => Some(moved),
+            Err(error) => {
+                tracing::error!(key = schema::MOVED, %error, "the mark of a closed store cannot be read");
+                None
+            }
+        });
+        self.mark.send_if_modified(|present| std::mem::replace(present, mark.clone()) != mark);
+    }
+
+    /// What the follower has found.
+    pub(crate) fn marks(&self) -> watch::Receiver<Option<Moved>> {
+        self.mark.subscribe()
+    }
+
+    /// The store moves, by `go`, to another address: what was told is there, what was not will be told there.
+    pub(crate) async fn rebind(
+        &self,
+        address: &str,
+        go: impl FnOnce() -> Result<(), AgentError>,
+    ) -> Result<(), AgentError> {
+        // Held over the move: nothing is told in between.
+        let mut journal = self.journal.lock().await;
+        go()?;
+        journal.rebind(address)?;
+        self.mark.send_replace(None);
+        self.view.store_moved();
+        self.settle(&journal);
+        self.wake.notify_one();
+        // A follower that was about to begin where the old store's listing ended would miss what the new one has by then.
+        self.relist.notify_one();
+        Ok(())
     }
 
     /// How many changes the store has not been told.
@@ -342,7 +381,10 @@ impl Store for Outbox {
             match self.store.commit(txn.clone()).await {
                 // It may have taken effect; telling it again finds that out. Also when it is the store's disk that is full
                 // or broken: this host's may not be.
-                Err(StoreError::Unreachable { .. } | StoreError::Storage { .. }) => {}
+                // And when it has moved, until this daemon has followed.
+                Err(
+                    StoreError::Unreachable { .. } | StoreError::Storage { .. } | StoreError::Moved { .. },
+                ) => {}
                 answered => return answered,
             }
         }

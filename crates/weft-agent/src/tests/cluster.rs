@@ -6,6 +6,7 @@ use crate::{
     follow,
     followed::Followed,
     membership,
+    moving::{self, Moving, Opener},
     outbox::Outbox,
     reserve,
     start::{Carrier, adopt},
@@ -14,7 +15,7 @@ use crate::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc, Mutex,
@@ -176,13 +177,35 @@ impl Drop for Host {
 pub(super) struct Cluster {
     dir: tempfile::TempDir,
     pub(super) store: Arc<dyn Store>,
+    /// Stores that the cluster can move to, by their URLs.
+    pub(super) others: Arc<Mutex<BTreeMap<String, Arc<dyn Store>>>>,
 }
 
 impl Cluster {
     pub(super) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(dir.path().join("store.redb")).await.unwrap());
-        Self { dir, store }
+        Self { dir, store, others: Arc::default() }
+    }
+
+    /// Another store, empty, that the cluster can move to by this URL.
+    pub(super) async fn other_store(&self, url: &str) -> Arc<dyn Store> {
+        let name = format!("other-{}.redb", self.others.lock().unwrap().len());
+        let store: Arc<dyn Store> = Arc::new(Embedded::open(self.dir.path().join(name)).await.unwrap());
+        self.others.lock().unwrap().insert(url.to_owned(), Arc::clone(&store));
+        store
+    }
+
+    fn opener(&self) -> Opener {
+        let others = Arc::clone(&self.others);
+        Box::new(move |mark| {
+            let others = Arc::clone(&others);
+            Box::pin(async move {
+                let url = mark.to.unwrap_or_default();
+                let found = others.lock().unwrap().get(&url).cloned();
+                found.ok_or(StoreError::Unreachable { store: url, reason: "there is none".to_owned() })
+            })
+        })
     }
 
     /// A host with the VTEP address 192.0.2.`n`.
@@ -198,6 +221,10 @@ impl Cluster {
         let view = Arc::new(View::new(node.clone(), Snapshot::default(), followed));
         let journal = options.state_dir.join("outbox.jsonl");
         let store = Arc::clone(&cable) as Arc<dyn Store>;
+        let file = options.state_dir.join(Moving::FILE);
+        let moving = Moving::find(store, "local".to_owned(), file, self.opener()).await.unwrap();
+        let moving = Arc::new(moving);
+        let store = Arc::clone(&moving) as Arc<dyn Store>;
         let outbox = Arc::new(Outbox::open(&journal, store, Arc::clone(&view), node.id.clone()).unwrap());
         tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
         view.link().wait_for(|link| *link == Link::Up).await.unwrap();
@@ -216,6 +243,7 @@ impl Cluster {
         )
         .await;
         tasks.spawn(reserve::keep(agent.clone(), shutdown.clone()));
+        tasks.spawn(moving::follow_marks(moving, agent.clone(), shutdown.clone()));
         Host { cable, agent, kernel, shutdown }
     }
 }
