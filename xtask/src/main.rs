@@ -10,6 +10,7 @@
 //! | `cargo xtask bench` | weft beside the bare wire and Docker's own networks; `--quick` in under 3 minutes |
 //! | `cargo xtask fuzz` | bytes that break a promise of a parser, looked for in every one that meets a stranger |
 //! | `cargo xtask scale` | a cluster of a thousand hosts on this machine, and what grows with it |
+//! | `cargo xtask sim --seed N` | a simulated cluster in trouble, from its number; `--seeds M` for many |
 //! | `cargo xtask verifier` | whether this kernel and Debian 12's accept the fast path's programs |
 //! | `cargo xtask tools` | installs what the others need |
 
@@ -21,6 +22,7 @@ mod lint;
 mod machine;
 mod measure;
 mod scale;
+mod sim;
 mod soak;
 mod statistics;
 mod step;
@@ -60,6 +62,8 @@ enum Chore {
     BenchPeer(bench::peer::Role),
     /// Look for bytes that break a promise of a parser that meets a stranger
     Fuzz(fuzz::Flags),
+    /// Run simulated clusters in trouble, each from its number
+    Sim(sim::Flags),
     /// Offer the fast path's programs to the verifiers of this kernel and of Debian 12's
     Verifier,
     /// Install what the demo and the tests need
@@ -78,6 +82,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Scale(flags) => scale::run(&flags),
         Chore::BenchPeer(role) => bench::peer::run(&role),
         Chore::Fuzz(flags) => fuzz::run(&flags),
+        Chore::Sim(flags) => sim::run(&flags),
         Chore::Verifier => verifier::run(),
         Chore::Tools => tools::install(tools::Want::All),
     }

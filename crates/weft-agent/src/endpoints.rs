@@ -357,6 +357,8 @@ impl Agent {
         let key = schema::endpoint_key(network, id);
         for _ in 0..ATTEMPTS {
             let Some(record) = self.0.store.get(&key).await? else { return Ok(None) };
+            // Where the store does not answer for a claim, the view does: it must be as new as the endpoint.
+            self.caught_up(&[Some(record.clone())]).await?;
             let endpoint: Option<Endpoint> = serde_json::from_slice(&record.value).ok();
             if endpoint.as_ref().is_some_and(|e| e.node != self.0.node) {
                 return Ok(None);

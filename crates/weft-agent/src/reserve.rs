@@ -29,20 +29,27 @@ const GIVING_BACK: Duration = Duration::from_secs(3);
 
 /// Keeps the reserve until `shutdown`.
 pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
-    let mut seen = agent.0.view.seen();
+    let (mut seen, mut link) = (agent.0.view.seen(), agent.0.view.link());
     let mut last_used: BTreeMap<NetworkId, Instant> = BTreeMap::new();
     loop {
         let mut rest = SETTLE;
+        let mut wait = KEPT;
         if !agent.0.outbox.is_away()
             && let Err(error) = agent.settle_reserve(&mut last_used, &mut rest).await
         {
             tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
+            wait = GIVING_BACK;
+        }
+        if agent.has_asked() {
+            wait = GIVING_BACK;
         }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
             changed = seen.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(if agent.has_asked() { GIVING_BACK } else { KEPT }) => {}
+            // An outage in which nobody changed anything ends without news.
+            _ = link.changed() => {}
+            () = tokio::time::sleep(wait) => {}
         }
         tokio::select! {
             biased;

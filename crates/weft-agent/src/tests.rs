@@ -3,6 +3,7 @@
 mod addresses;
 mod away;
 pub(crate) mod cluster;
+mod coincidences;
 mod drift;
 mod followed;
 mod gc;

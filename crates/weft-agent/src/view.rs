@@ -383,7 +383,9 @@ impl View {
     /// Whether the store has listed its records since the start. Until then the snapshot may lack what was done in the
     /// last moments before.
     pub(crate) fn is_listed(&self) -> bool {
+        let seen = self.seen.borrow();
         self.listed.load(Ordering::SeqCst)
+            && self.followed.all().iter().all(|network| seen.networks.contains_key(network))
     }
 
     /// How the store is.

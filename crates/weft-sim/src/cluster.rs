@@ -224,6 +224,10 @@ impl Cluster {
                 host.kernel.refuse(None);
             }
             host.wire.set(Quality::GOOD);
+            if host.is_leaving() {
+                host.reboot();
+                self.ledger.host_lost(host.number);
+            }
             host.start();
         }
         let mut book = self.ledger.book();

@@ -15,6 +15,8 @@ pub enum Fault {
     Reboot,
     /// A machine comes back with an empty disk.
     LostDisk,
+    /// A host leaves the cluster, as by `weft down`, and comes back.
+    Down,
     /// The store is down for a while; sometimes it comes back with its history compacted.
     StoreDown,
     /// The store compacts its history.
@@ -42,10 +44,11 @@ pub enum Fault {
 }
 
 /// All of them.
-pub const ALL: [Fault; 15] = [
+pub const ALL: [Fault; 16] = [
     Fault::Kill,
     Fault::Reboot,
     Fault::LostDisk,
+    Fault::Down,
     Fault::StoreDown,
     Fault::Compaction,
     Fault::Cut,
@@ -75,6 +78,15 @@ impl Cluster {
                 if fault == Fault::LostDisk {
                     host.lose_disk();
                 }
+                self.starts_again(&host).await;
+            }
+            Fault::Down => {
+                host.leaves();
+                self.ledger.host_lost(host.number);
+                self.ask(&host, "down", async move |agent| agent.leave().await).await;
+                // Whether or not there was an answer, the daemon ends, and takes its kernel objects with it.
+                host.reboot();
+                self.ledger.host_lost(host.number);
                 self.starts_again(&host).await;
             }
             Fault::StoreDown => {

@@ -37,6 +37,8 @@ struct Now {
     running: Option<Running>,
     /// Counts starts and kills: whoever started the daemon knows by it whether it is still the same one.
     life: u64,
+    /// It was told to leave the cluster: what its daemon does now ends with it.
+    leaving: bool,
     /// When the daemon, its way to the store or the store itself was last not well.
     control: Instant,
     /// When the kernel or the address was last changed by somebody else, or refused something.
@@ -61,7 +63,7 @@ impl Host {
             tasks: tasks.clone(),
             trace: trace.clone(),
             chance: chance.clone(),
-            now: Mutex::new(Now { running: None, life: 0, control: began, data: began }),
+            now: Mutex::new(Now { running: None, life: 0, leaving: false, control: began, data: began }),
         }
     }
 
@@ -157,6 +159,7 @@ impl Host {
         let running = {
             let mut now = self.lock();
             now.life += now.life % 2;
+            now.leaving = false;
             now.running.take()
         };
         self.tasks.kill(Owner::Host(self.number));
@@ -169,6 +172,16 @@ impl Host {
         self.kernel.meddle(std::collections::BTreeMap::clear);
         self.remove(&self.dir.join("netns"));
         self.disturb_data();
+    }
+
+    /// Notes that it was told to leave the cluster.
+    pub fn leaves(&self) {
+        self.lock().leaving = true;
+    }
+
+    /// Whether it was, and its daemon has not ended yet.
+    pub fn is_leaving(&self) -> bool {
+        self.lock().leaving
     }
 
     /// The disk is replaced.

@@ -6,7 +6,7 @@
 use anyhow::{Result, bail};
 use clap::Parser;
 use std::{
-    path::PathBuf,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     many(&cli, &disks)
 }
 
-fn many(cli: &Cli, disks: &PathBuf) -> Result<()> {
+fn many(cli: &Cli, disks: &Path) -> Result<()> {
     let (next, failed, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let began = Instant::now();
     thread::scope(|scope| {

@@ -254,7 +254,7 @@ impl FakeStore {
             }
             let changes: Vec<_> =
                 batch.changes.iter().filter(|c| c.key.starts_with(prefix)).cloned().collect();
-            (!changes.is_empty()).then(|| (*made, Batch { revision: batch.revision, changes }))
+            (!changes.is_empty()).then_some((*made, Batch { revision: batch.revision, changes }))
         });
         next.map_or(Next::Nothing, |(made, batch)| Next::Change(made, batch))
     }

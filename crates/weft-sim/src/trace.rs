@@ -19,7 +19,7 @@ pub struct Trace(Arc<Mutex<Lines>>);
 
 struct Lines {
     began: Instant,
-    lines: Vec<String>,
+    said: Vec<String>,
     hasher: DefaultHasher,
 }
 
@@ -28,7 +28,7 @@ impl Trace {
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(Lines {
             began: Instant::now(),
-            lines: Vec::new(),
+            said: Vec::new(),
             hasher: DefaultHasher::new(),
         })))
     }
@@ -38,12 +38,12 @@ impl Trace {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let line = format!("{:>9.3} {who:<5} {what}", lines.began.elapsed().as_secs_f64());
         line.hash(&mut lines.hasher);
-        lines.lines.push(line);
+        lines.said.push(line);
     }
 
     /// All lines.
     pub fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).lines.clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).said.clone()
     }
 
     /// A number that stands for all of it.

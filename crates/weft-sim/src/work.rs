@@ -19,7 +19,7 @@ const TRIES: usize = 4;
 
 impl Cluster {
     /// Asks a daemon. `None`: there is no answer, and nobody knows what was done.
-    async fn ask<R, F>(
+    pub(crate) async fn ask<R, F>(
         &self,
         host: &Host,
         what: &str,
@@ -98,7 +98,7 @@ impl Cluster {
         let wanted = if self.chance.one_in(4) { self.some_address(&network) } else { None };
         host.make_sandbox(&id);
         self.ledger.asked(&id, host.number, node, network.id.clone());
-        let spec = self.spec(&host, &id, &network, "netns", wanted.into_iter().collect());
+        let spec = spec(&host, &id, &network, "netns", wanted.into_iter().collect());
         let what = format!("attach {} to {} {wanted:?}", id.short(), network.display_name());
         let answer = self.ask(&host, &what, async move |agent| agent.create_endpoint(spec).await).await;
         let Some(Ok(endpoint)) = answer else {
@@ -133,13 +133,13 @@ impl Cluster {
         let Some(Ok(net)) = claimed else { return };
         self.ledger.in_hand(&network.id, net.addr(), host.number, &node);
         self.ledger.asked(&id, host.number, node, network.id.clone());
-        let spec = self.spec(&host, &id, &network, "docker", vec![net.addr()]);
+        let spec = spec(&host, &id, &network, "docker", vec![net.addr()]);
         let what = format!("create {} on {} with {}", id.short(), network.display_name(), net.addr());
         let answer = self.ask(&host, &what, async move |agent| agent.create_endpoint(spec).await).await;
         if let Some(Ok(endpoint)) = answer {
             host.make_sandbox(&id);
             self.ledger.lives(&endpoint);
-            let sandbox = self.sandbox(&host, &id);
+            let sandbox = sandbox(&host, &id);
             let (of, endpoint) = (network.id.clone(), id.clone());
             let what = format!("join {}", id.short());
             let joined = self
@@ -173,32 +173,6 @@ impl Cluster {
             }
             sleep(self.chance.millis(200..2000)).await;
         }
-    }
-
-    fn spec(
-        &self,
-        host: &Host,
-        id: &EndpointId,
-        network: &Network,
-        engine: &str,
-        addresses: Vec<IpAddr>,
-    ) -> EndpointSpec {
-        let engine_moves = engine == "docker";
-        EndpointSpec {
-            id: id.clone(),
-            network: network.id.clone(),
-            engine: engine.to_owned(),
-            container: Some(Container { id: id.to_string(), name: format!("c-{}", id.short()) }),
-            sandbox: (!engine_moves).then(|| self.sandbox(host, id)),
-            mac: None,
-            addresses,
-            allocate: !engine_moves,
-        }
-    }
-
-    fn sandbox(&self, host: &Host, id: &EndpointId) -> Sandbox {
-        let path = host.sandbox(id).display().to_string();
-        Sandbox { path, interface: "eth0".to_owned(), configured_by_engine: false }
     }
 
     /// The engine of a host gives back what it does not know (see `weft-engines`, `docker/leak.rs`). To be called when it
@@ -238,5 +212,30 @@ impl Cluster {
     /// An operator has removed what is safe to remove.
     pub async fn collect(&self, host: &Host) {
         self.ask(host, "gc", async move |agent| agent.collect_garbage(&[]).await).await;
+    }
+}
+
+fn sandbox(host: &Host, id: &EndpointId) -> Sandbox {
+    let path = host.sandbox(id).display().to_string();
+    Sandbox { path, interface: "eth0".to_owned(), configured_by_engine: false }
+}
+
+fn spec(
+    host: &Host,
+    id: &EndpointId,
+    network: &Network,
+    engine: &str,
+    addresses: Vec<IpAddr>,
+) -> EndpointSpec {
+    let engine_moves = engine == "docker";
+    EndpointSpec {
+        id: id.clone(),
+        network: network.id.clone(),
+        engine: engine.to_owned(),
+        container: Some(Container { id: id.to_string(), name: format!("c-{}", id.short()) }),
+        sandbox: (!engine_moves).then(|| sandbox(host, id)),
+        mac: None,
+        addresses,
+        allocate: !engine_moves,
     }
 }

@@ -1,0 +1,167 @@
+//! Two things go wrong at once, or in an order that nobody expects. Simulated clusters found these (`docs/simulation.md`).
+
+use super::cluster::{Cluster, Host, ModelKernel, endpoint};
+use crate::{EndpointSpec, followed::Followed, reconcile::Reconciler, view::View};
+use futures::StreamExt;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+use weft_kernel::Kernel;
+use weft_model::{
+    AddressClaim, ClaimKind, Endpoint, Network, Removing, Revision, Snapshot, encode,
+    schema::{self, Scope},
+};
+use weft_plan::{Key, diff, plan};
+use weft_store::{Batch, Listing, Record, Txn};
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let look = async {
+        while !holds().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let looked = tokio::time::timeout(Duration::from_secs(20), look).await;
+    assert!(looked.is_ok(), "never came true: {what}");
+}
+
+async fn claim(cluster: &Cluster, key: &str) -> Option<AddressClaim> {
+    let record = cluster.store.get(key).await.unwrap()?;
+    Some(serde_json::from_slice(&record.value).unwrap())
+}
+
+#[tokio::test]
+async fn a_dead_hosts_endpoint_and_its_address_go_in_one_transaction() {
+    let cluster = Cluster::new().await;
+    let (a, b) = (cluster.host(1).await, cluster.host(2).await);
+    let network = a.network("blue", "10.9.0.0/24").await;
+    b.knows(&network.id).await;
+    let theirs = b.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    until("a knows it", async || a.agent.endpoint(&network.id, &theirs.id).is_some()).await;
+    let before = cluster.store.list(schema::ALL).await.unwrap().revision;
+    a.agent.collect_garbage(&["h2".to_owned()]).await.unwrap();
+    let changes = cluster.store.watch(schema::ALL, before).await.unwrap();
+    let (key, address) = (
+        schema::key_of_endpoint(&theirs),
+        schema::address_key(&network.id, theirs.addresses().next().unwrap()),
+    );
+    let removes = |batch: &Batch, key: &str| batch.changes.iter().any(|c| c.key == key && c.value.is_none());
+    let batch = changes.map(Result::unwrap).filter(|batch| std::future::ready(removes(batch, &key)));
+    assert!(removes(&batch.boxed().next().await.unwrap(), &address));
+}
+
+#[tokio::test]
+async fn a_host_that_is_alive_again_keeps_what_a_collection_under_way_would_have_removed() {
+    let cluster = Cluster::new().await;
+    let (a, b) = (cluster.host(1).await, cluster.host(2).await);
+    let network = a.network("blue", "10.9.0.0/24").await;
+    b.knows(&network.id).await;
+    let theirs = b.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    until("a knows it", async || a.agent.endpoint(&network.id, &theirs.id).is_some()).await;
+    a.cable.cut();
+    until("a knows that the store is away", async || a.agent.0.outbox.is_away()).await;
+    // Its lease is back, and a does not know.
+    cluster.store.commit(Txn::new().put(schema::alive_key(b.agent.node()), encode(&1u64))).await.unwrap();
+    let key = schema::key_of_endpoint(&theirs);
+    let leak = a.agent.leaks().await.into_iter().find(|leak| leak.key == key).unwrap();
+    assert_eq!(leak.unless, Some(schema::alive_key(b.agent.node())));
+    a.cable.mend();
+    let removed = a.agent.collect_garbage(&["h2".to_owned()]).await;
+    assert!(removed.is_err() || removed.unwrap().is_empty());
+    assert!(cluster.store.get(&key).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_address_that_an_engine_gives_back_too_early_is_free_when_its_endpoint_has_gone() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(1).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    let ip = host.agent.claim_address(&network.id, network.subnets[0].net, None).await.unwrap().addr();
+    let spec = EndpointSpec { addresses: vec![ip], allocate: false, ..endpoint(&network.id) };
+    let made = host.agent.create_endpoint(spec).await.unwrap();
+    host.agent.release_address(&network.id, ip).await.unwrap();
+    let key = schema::address_key(&network.id, ip);
+    let kept = claim(&cluster, &key).await.unwrap();
+    assert_eq!((kept.kind, kept.endpoint), (ClaimKind::Endpoint, Some(made.id.clone())));
+    host.agent.remove_endpoint(&network.id, &made.id).await.unwrap();
+    assert_eq!(claim(&cluster, &key).await, None);
+}
+
+/// A host whose reserve is filled, on a network.
+async fn with_reserve(cluster: &Cluster) -> (Host, Network, Endpoint) {
+    let host = cluster.host(1).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    let first = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let held =
+        |s: &Snapshot| s.addresses[&network.id].values().filter(|c| c.kind == ClaimKind::Reserved).count();
+    until("the reserve is full", async || host.agent.read(held) == weft_plan::RESERVE).await;
+    (host, network, first)
+}
+
+#[tokio::test]
+async fn a_container_that_started_without_the_store_ends_a_removal_of_its_network_that_had_begun() {
+    let cluster = Cluster::new().await;
+    let (host, network, _) = with_reserve(&cluster).await;
+    host.cable.cut();
+    until("it is away", async || host.agent.0.outbox.is_away()).await;
+    let made = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let mark = schema::removing_key(&network.id);
+    let removing = Removing { node: host.agent.node().clone(), since: 7 };
+    cluster.store.commit(Txn::new().put(&mark, encode(&removing))).await.unwrap();
+    host.cable.mend();
+    until("the store has been told", async || !host.agent.0.outbox.is_away()).await;
+    assert_eq!(host.agent.0.outbox.refused(), 0);
+    assert!(cluster.store.get(&schema::key_of_endpoint(&made)).await.unwrap().is_some());
+    assert!(cluster.store.get(&mark).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_request_for_an_address_that_nobody_waits_for_any_more_is_withdrawn() {
+    let cluster = Cluster::new().await;
+    let (host, network, _) = with_reserve(&cluster).await;
+    // As a daemon that was killed has left it.
+    let key = schema::wanted_key(&network.id, "10.9.0.77".parse().unwrap());
+    cluster.store.commit(Txn::new().put(&key, encode(host.agent.node()))).await.unwrap();
+    until("it is withdrawn", async || cluster.store.get(&key).await.unwrap().is_none()).await;
+}
+
+#[tokio::test]
+async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_listed_its_records() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(2).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    let old = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let this = host.agent.read(|s| s.nodes[host.agent.node()].clone());
+    let kept = host.agent.read(Snapshot::clone);
+    let new = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let whole = host.kernel.state();
+    let listing = cluster.store.list(schema::ALL).await.unwrap();
+
+    // The daemon starts again with the snapshot from before the second endpoint, and the store is away.
+    let noted = tempfile::tempdir().unwrap();
+    let followed = Followed::new(&noted.path().join("networks.json"), BTreeSet::from([network.id.clone()]));
+    let view = Arc::new(View::new(this.clone(), kept, followed.unwrap()));
+    let kernel = Arc::new(ModelKernel::default());
+    kernel.meddle(|state| state.clone_from(&whole));
+    let interval = Duration::from_millis(20);
+    let (the_loop, mut done) =
+        Reconciler::new(this.id.clone(), Arc::clone(&view), Arc::clone(&kernel) as Arc<dyn Kernel>, interval);
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(the_loop.run(shutdown.clone()));
+    let port = |e: &Endpoint| Key::Port(network.vni, weft_plan::port_name(&e.id));
+    kernel.meddle(|state| assert!(state.remove(&port(&old)).is_some()));
+    until("what is known is repaired", async || kernel.state().contains_key(&port(&old))).await;
+    assert!(kernel.state().contains_key(&port(&new)), "what is not known may carry frames");
+
+    // It says that the first has gone meanwhile.
+    let gone = [schema::key_of_endpoint(&old)];
+    for scope in [Scope::Cluster, Scope::Network(network.id.clone())] {
+        let told = |r: &&Record| Scope::of(&r.key) == scope && !gone.contains(&r.key);
+        let records = listing.records.iter().filter(told).cloned().collect();
+        view.reset(&scope, Listing { revision: Revision(listing.revision.0 + 1), records });
+    }
+    let wanted = view.read(|s| plan(s, &this.id));
+    until("the store's word counts", async || diff(&wanted, &kernel.state()).is_empty()).await;
+    assert!(!kernel.state().contains_key(&port(&old)) && kernel.state().contains_key(&port(&new)));
+    assert_eq!(done.borrow_and_update().drift.get("fdb"), None, "what was left from before is not drift");
+    shutdown.cancel();
+    task.await.unwrap();
+}
