@@ -130,7 +130,7 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
         .ok();
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
-    let mut addresses = inner.machine.addresses().unwrap_or_default();
+    let mut held = inner.view.this().vteps.into_iter().collect();
     let (mut published, mut due, mut wait) = (false, true, LOOK);
     let mut crowd: Option<Instant> = None;
     loop {
@@ -146,8 +146,7 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
                     underlay = None;
                 }
                 tokio::time::sleep(SETTLE).await;
-                watch_for_losses(&inner, &mut addresses).await;
-                look(&inner)
+                look_around(&inner, &mut held).await
             }
             // A new peer may be behind a narrower path. Where a whole cluster starts, they come in crowds.
             _ = nodes.changed(), if crowd.is_none() => {
@@ -157,11 +156,11 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
             () = until(crowd) => {
                 crowd = None;
                 nodes.mark_unchanged();
-                look(&inner) || !inner.view.this_is_stored()
+                look_around(&inner, &mut held).await || !inner.view.this_is_stored()
             }
             _ = link.changed() => true,
             () = tokio::time::sleep(wait) => {
-                look(&inner);
+                look_around(&inner, &mut held).await;
                 true
             }
         };
@@ -187,21 +186,24 @@ async fn changed(
     }
 }
 
-/// Tells the store when this host has lost one of the addresses that it had: `known`, which is brought up to date.
-async fn watch_for_losses(inner: &Inner, known: &mut BTreeSet<IpAddr>) {
-    match inner.machine.addresses() {
-        Ok(now) => {
-            let lost = known.difference(&now).next().is_some();
-            *known = now;
-            if lost {
-                inner.store.address_lost().await;
-            }
-        }
-        Err(error) => tracing::warn!(%error, "this host's addresses cannot be read"),
+/// Takes in what has changed on this host, and says whether anything has; tells the store first when the host has lost a VTEP
+/// address: the connections to it were most likely made from there. `held`: the VTEP addresses that the host had at the last
+/// look. (Others come and go with every container.)
+async fn look_around(inner: &Inner, held: &mut BTreeSet<IpAddr>) -> bool {
+    let now = inner
+        .machine
+        .addresses()
+        .inspect_err(|error| tracing::warn!(%error, "this host's addresses cannot be read"))
+        .unwrap_or_else(|_| held.clone());
+    if held.difference(&now).next().is_some() {
+        inner.store.address_lost().await;
     }
+    let differed = look(inner);
+    *held = inner.view.this().vteps.into_iter().filter(|vtep| now.contains(vtep)).collect();
+    differed
 }
 
-/// Takes in what has changed on this host. Whether anything has.
+/// Compares this node's record with the host as it is now. Whether it differed.
 fn look(inner: &Inner) -> bool {
     let known = inner.view.this();
     let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
@@ -236,7 +238,8 @@ fn look(inner: &Inner) -> bool {
 fn same_family(known: &Node, node: Node) -> Result<Node, AgentError> {
     match (known.vteps.first(), node.vteps.first()) {
         (Some(IpAddr::V4(lost)), Some(IpAddr::V6(_))) => Err(AgentError::Invalid(format!(
-            "this host's interface for --cluster-advertise has no IPv4 address any more; it had {lost}"
+            "this host's interface for --cluster-advertise has no IPv4 address any more; it had {lost} (if IPv6 is \
+             to carry the tunnels from now on, start the daemon again)"
         ))),
         _ => Ok(node),
     }
