@@ -1,7 +1,8 @@
 //! The veth pair of an endpoint: one end a port of the network's bridge, the other the container's interface.
 //!
 //! A pair is made by one request, with both ends where they belong: when the container's interface name is taken
-//! or its namespace is not there, nothing has been made. The device group of the host-side end holds the VNI, so
+//! or its namespace is not there, nothing has been made. It is finished far end first, so that one left half made by a daemon's
+//! end is known. The device group of the host-side end holds the VNI, so
 //! that a port that fell off its bridge is still known by its network. Source: veth(4), `IFLA_GROUP`.
 
 use crate::{
@@ -42,7 +43,7 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Resu
     let bridge = host.bridging(vni, want.bridged)?;
     let settings = Settings { mac: None, mtu: want.mtu, up: want.up, group: Some(vni.get()), bridge };
     if let Some(found) = host.overlay.device(name)? {
-        if found.kind == "veth" {
+        if found.kind == "veth" && is_finished(&found) {
             return host.overlay.settle(&found, &settings);
         }
         host.overlay.delete_device(name)?;
@@ -110,12 +111,18 @@ fn finish(
     far_namespace: &Namespace,
 ) -> Result<(), KernelError> {
     let made = overlay.existing_device(name)?;
-    overlay.set_alias(&made, &format!("weft endpoint {}", name.trim_start_matches("weft-")))?;
-    overlay.settle(&made, settings)?;
-    match &far_end.sandbox {
-        Some(sandbox) => set_up_in_sandbox(sandbox, far_namespace),
-        None => Ok(()),
+    // The other end first: see `is_finished`.
+    if let Some(sandbox) = &far_end.sandbox {
+        set_up_in_sandbox(sandbox, far_namespace)?;
     }
+    overlay.settle(&made, settings)?;
+    overlay.set_alias(&made, &format!("weft endpoint {}", name.trim_start_matches("weft-")))
+}
+
+/// Whether a pair was made to its end. A daemon that is killed in the middle leaves one whose near end was never up and has
+/// no alias, and whose far end may have no address: nobody can tell from here, so it is made again.
+fn is_finished(near_end: &Device) -> bool {
+    near_end.up || near_end.has_alias
 }
 
 /// Gives the container's interface its addresses and sets it up.

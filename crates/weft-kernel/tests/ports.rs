@@ -168,3 +168,26 @@ async fn down_leaves_nothing_and_can_be_repeated() {
     let vxlan = a.desired(&b, vni).into_iter().take(2).map(|(key, object)| Op::Create(key, object));
     assert_eq!(linux.apply(&vxlan.collect::<Vec<_>>()).await, [Ok(()), Ok(())]);
 }
+
+#[tokio::test]
+async fn a_pair_that_was_left_half_made_is_made_again_with_its_address() {
+    if !can_run("ip") {
+        return;
+    }
+    let (a, b) = two_hosts(false);
+    let vni = Vni::new(4100).unwrap();
+    let desired = a.desired(&b, vni);
+    // What a daemon leaves that is killed as soon as the kernel has made the pair.
+    let (overlay, container) = (&a.overlay.0, &a.container);
+    run(&format!(
+        "ip -n {overlay} link add {} group {vni} type veth peer name eth0 address {} netns {}",
+        container.port, container.mac, container.netns.name
+    ));
+    a.reconcile(&desired).await;
+    let addresses = run(&format!("ip -n {} -o -4 addr show eth0", container.netns.name));
+    assert!(addresses.contains("inet "), "{addresses}");
+    let pair = || run(&format!("ip -n {overlay} -o link show {}", container.port));
+    let made = pair();
+    a.reconcile(&desired).await;
+    assert_eq!(pair(), made, "a pair that is finished stays");
+}
