@@ -4,7 +4,7 @@
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 use weft_e2e::{
-    datapath, eventually, kernel_picture, lab, options_with_etcd, records, seen, traffic::moved_on,
+    datapath, eventually, kernel_picture, lab, only_on, options_with_etcd, records, seen, traffic::moved_on,
     under_traffic,
 };
 use weft_lab::{Fixture, LabOptions, figures, short_or_long};
@@ -72,6 +72,9 @@ fn comes_back_as_itself(name: &str, fault: &str, lose: impl Fn(&Fixture)) {
 
 #[test]
 fn a_lease_that_was_revoked_by_hand_is_taken_anew() {
+    if !only_on("ebpf") {
+        return;
+    }
     comes_back_as_itself("nerevoke", "lease revoked", |lab| {
         revoke(lab);
     });
