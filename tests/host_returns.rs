@@ -131,6 +131,7 @@ fn of_two_hosts_with_one_id_the_first_keeps_its_data_path_and_says_what_is_wrong
     let record = || etcd.ctl(&["get", "--prefix", "-w", "fields", &format!("weft{key}")]).unwrap();
     let version = |text: &str| text.lines().find(|l| l.contains("\"Version\"")).unwrap().to_owned();
     let before = version(&record());
+    // What makes daemons look at the records again. Whether it succeeds is not promised here.
     for host in ["h1", "h2"] {
         let mut more = one_more(&mut lab, host, 2);
         more.attach(lab.daemon(host).unwrap(), "lab", &[]).ok();
