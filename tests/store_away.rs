@@ -5,7 +5,7 @@
 use serde_json::Value;
 use std::{collections::BTreeSet, time::Duration};
 use weft_e2e::{
-    Pair, address, eventually, fetch, lab, one_more, only_on, options_with_etcd, ping, seen,
+    Pair, address, eventually, fetch, lab, one_more, only_on, options_with_etcd, ping, reserve, seen,
     with_both_engines,
 };
 use weft_lab::{Container, Daemon, EngineVersion, Fixture, LabOptions, NGINX_PAGE, NetNs, figures};
@@ -19,12 +19,6 @@ fn connected(daemon: &Daemon, is: bool) {
         let told = !status["problems"].to_string().contains("wait to be told");
         seen(status["store"]["connected"] == is && (told || !is), status)
     });
-}
-
-/// Addresses that a host holds ahead, as the store has them.
-fn reserve(lab: &Fixture) -> usize {
-    let records = lab.records().unwrap();
-    records.iter().filter(|(_, value)| value.contains("\"kind\":\"reserved\"")).count()
 }
 
 fn endpoints(daemon: &Daemon) -> Vec<Value> {

@@ -23,7 +23,9 @@ use std::{
     process::{Command, Output},
     time::Duration,
 };
-use weft_lab::{Container, Daemon, Etcd, Fixture, LabOptions, LabStore, NetNs, Tools, cannot_run, until};
+use weft_lab::{
+    Container, Daemon, Etcd, Fixture, Lab, LabOptions, LabStore, NetNs, Tools, cannot_run, until,
+};
 
 /// The `weft` that the tests run: `$WEFT_BIN`, or the debug build beside the tests.
 pub fn weft() -> PathBuf {
@@ -162,6 +164,12 @@ pub fn devices(namespace: &NetNs) -> Vec<String> {
     let mut names: Vec<String> = names.collect();
     names.sort();
     names
+}
+
+/// How many addresses all hosts hold ahead, as the store has them.
+pub fn reserve(lab: &Lab) -> usize {
+    let records = lab.records().unwrap();
+    records.iter().filter(|(_, value)| value.contains("\"kind\":\"reserved\"")).count()
 }
 
 /// weft's devices in a namespace that belong to a network or an endpoint. (The fast path's trunk belongs to the host.)

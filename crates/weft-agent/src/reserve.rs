@@ -211,7 +211,9 @@ impl Agent {
         }
     }
 
-    /// An address that this node holds ahead: `wanted`, or the lowest in `subnet`.
+    /// An address that this node holds ahead: `wanted`, or the lowest of those in `subnet` that it has held longest. What
+    /// was given back a moment ago comes last: whoever had it may ask for it again, as a container with a fixed address
+    /// does when its host has rebooted.
     pub(crate) fn reserved(
         &self,
         network: &Network,
@@ -220,8 +222,10 @@ impl Agent {
     ) -> Result<IpAddr, AgentError> {
         let found = self.read(|s| {
             let subnet = network.subnets.iter().find(|s| s.net == subnet)?;
-            let mut held = reserved(s.addresses.get(&network.id)?, subnet, &self.0.node);
-            held.find(|ip| wanted.is_none_or(|wanted| wanted == *ip))
+            let claims = s.addresses.get(&network.id)?;
+            let held = reserved(claims, subnet, &self.0.node);
+            let fits = held.filter(|ip| wanted.is_none_or(|wanted| wanted == *ip));
+            fits.min_by_key(|ip| claims.get(ip).map(|claim| claim.since))
         });
         found.ok_or_else(|| {
             let what =

@@ -70,6 +70,19 @@ impl Etcd {
         outcome
     }
 
+    /// Starts it on a backup (`etcdctl snapshot save`) instead of the data it left. It must not run.
+    pub fn restore(&mut self, backup: &Path) -> Result<(), LabError> {
+        let data = self.dir.join("data");
+        fs::remove_dir_all(&data).map_err(LabError::file(&data))?;
+        let (data, backup) = (data.display().to_string(), backup.display().to_string());
+        let peer = "http://127.0.0.1:2380";
+        let cluster = format!("lab={peer}");
+        let restore = ["snapshot", "restore", &backup, "--data-dir", &data, "--name", "lab"];
+        let member = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", peer];
+        self.ctl(&[&restore[..], &member].concat())?;
+        self.start_again()
+    }
+
     /// Where daemons find it, as `--cluster-store` takes it.
     pub fn url(&self) -> String {
         format!("etcd://{}:{}", Wire::SWITCH_V4, Self::PORT)

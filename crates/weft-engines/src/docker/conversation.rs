@@ -345,12 +345,27 @@ async fn a_name_clash_is_reported_and_ends_when_the_other_network_goes() {
 async fn a_name_that_the_cluster_has_already_keeps_the_network_on_this_host() {
     let mut hall = Hall::new();
     let here = hall.dockerd.create(by_hand("blue", "weft")).await.unwrap();
-    hall.cluster.add_network("blue", "10.9.0.0/24");
+    let blue = hall.cluster.add_network("blue", "10.9.0.0/24");
+    // A day before.
+    hall.cluster.change(|s| s.networks.get_mut(&blue.id).unwrap().created = 86_400);
     hall.start_dockerd();
     let status = hall.status(|s| s.connected && s.problems.len() == 2).await;
     assert!(status.problems.iter().all(|p| p.contains("name clash")), "{:?}", status.problems);
     assert!(hall.cluster.bound(&here).unwrap().name.is_none());
     assert_eq!(hall.dockerd.find("blue").unwrap()["Id"], here.as_str(), "nothing was overwritten");
+}
+
+#[tokio::test]
+async fn a_network_made_on_two_hosts_at_once_becomes_one_network() {
+    let mut hall = Hall::new();
+    hall.dockerd.create(by_hand("blue", "weft")).await.unwrap();
+    let blue = hall.cluster.add_network("blue", "10.9.0.0/24");
+    hall.start_dockerd();
+    let is_copy =
+        || hall.dockerd.find("blue").is_some_and(|n| n["Options"]["weft.network"] == blue.id.as_str());
+    wait(is_copy, || format!("dockerd has {:?}", hall.dockerd.find("blue"))).await;
+    assert_eq!(hall.cluster.read(|s| s.networks.len()), 1);
+    hall.status(|s| s.connected && s.problems.is_empty()).await;
 }
 
 #[tokio::test]

@@ -33,6 +33,10 @@ const INTERVAL: Duration = Duration::from_secs(30);
 /// How long to wait before the engine is tried again. It has no way to tell us that it is there.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Networks of one name that were made within so many seconds on two hosts were made at once: neither could know of the
+/// other, and hosts' clocks differ.
+const AT_ONCE: u64 = 30;
+
 /// Events of the engine that are looked at together.
 const BATCH: usize = 256;
 
@@ -207,7 +211,13 @@ impl<C: Cluster> Mirror<C> {
                 self.cluster.bind(&engine_network, &network, true).await
             }
             Action::Name { network, name, details } => match name.parse::<NetworkName>() {
-                Ok(name) => self.cluster.name_network(&network, name, details).await,
+                Ok(name) => match self.cluster.name_network(&network, name.clone(), details).await {
+                    Err(taken @ AgentError::NameTaken { .. }) => match self.superseded(&network, &name) {
+                        Some(engine_network) => return self.supersede(engine, &engine_network, &name).await,
+                        None => Err(taken),
+                    },
+                    other => other,
+                },
                 Err(error) => return Ok(Err(format!("a network of Docker's stays on this host: {error}"))),
             },
         };
@@ -217,6 +227,42 @@ impl<C: Cluster> Mirror<C> {
             }
             other => other.to_string(),
         }))
+    }
+
+    /// The engine's id of a network whose name was given to another one in the same moment, if nothing uses it yet: made
+    /// on two hosts at once it is to be one network, and whoever made it here means that one too.
+    fn superseded(&self, id: &NetworkId, name: &NetworkName) -> Option<String> {
+        self.cluster.read(|s| {
+            let network = s.networks.get(id)?;
+            let other = s.networks.values().find(|n| n.name.as_ref() == Some(name))?;
+            let at_once = network.created.abs_diff(other.created) <= AT_ONCE;
+            let is_used = s.endpoints.get(id).is_some_and(|endpoints| !endpoints.is_empty());
+            let bindings = s.bindings.get(self.cluster.node())?;
+            let (engine_network, _) = bindings.iter().find(|(_, b)| b.network == *id)?;
+            (at_once && !is_used).then(|| engine_network.clone())
+        })
+    }
+
+    /// Removes a network of the engine's to make room for the copy of the one that has its name.
+    async fn supersede(
+        &self,
+        engine: &Engine,
+        engine_network: &str,
+        name: &NetworkName,
+    ) -> Result<Result<(), String>, ApiError> {
+        tracing::warn!(
+            network = name.as_str(),
+            "another host made a network of this name in the same moment: that one holds, and the one made here, which \
+             nothing uses yet, becomes a copy of it"
+        );
+        match engine.remove(engine_network).await {
+            Ok(()) => Ok(Ok(())),
+            Err(ApiError::Refused(why)) => Ok(Err(format!(
+                "name clash: network {:?} was made on two hosts at once: {why}",
+                name.as_str()
+            ))),
+            Err(away) => Err(away),
+        }
     }
 
     async fn create(&self, engine: &Engine, id: &NetworkId) -> Result<Result<(), String>, ApiError> {
