@@ -5,9 +5,10 @@
 
 use crate::{
     outbox::Outbox,
+    restored,
     view::{Link, View},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use weft_model::{
     BadRecord, NetworkId,
@@ -17,6 +18,9 @@ use weft_store::{
     Event, Store, follow,
     task::{self, EndOnDrop},
 };
+
+/// How long to wait before a store is listed again that could be read and not written.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Feeds the view until `shutdown`.
 pub(crate) async fn run(outbox: Arc<Outbox>, view: Arc<View>, shutdown: CancellationToken) {
@@ -56,11 +60,20 @@ async fn follow_all(outbox: &Arc<Outbox>, view: &Arc<View>) {
 /// Follows one scope. Whether the store is there is told by the watch on what every host knows.
 async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
     let store = Arc::clone(&outbox) as Arc<dyn Store>;
-    let mut follower = follow(store, &scope.prefix());
+    let mut follower = follow(Arc::clone(&store), &scope.prefix());
     let tells = scope == Scope::Cluster;
     while let Some(event) = follower.next().await {
         match event {
             Event::Resync(listing) => {
+                let listing = match restored::record_lost(&outbox, &view, &scope, listing).await {
+                    Ok(listing) => listing,
+                    Err(error) => {
+                        tracing::warn!(%error, "what the store has lost is not recorded again yet");
+                        tokio::time::sleep(AGAIN).await;
+                        follower = follow(Arc::clone(&store), &scope.prefix());
+                        continue;
+                    }
+                };
                 outbox.follows(&scope, listing.revision).await;
                 let mark = listing.records.iter().find(|record| record.key == schema::MOVED);
                 let mark = mark.map(|record| record.value.clone());

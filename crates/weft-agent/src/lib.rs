@@ -28,6 +28,7 @@ mod outbox;
 mod pools;
 mod reconcile;
 mod reserve;
+mod restored;
 mod start;
 mod status;
 #[cfg(test)]

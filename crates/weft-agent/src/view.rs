@@ -230,6 +230,10 @@ impl View {
 
     /// The store has moved: what is known has to be listed anew, and has no revision until then.
     pub(crate) fn store_moved(&self) {
+        self.change(None, |snapshot, _| {
+            snapshot.revision = Revision::ZERO;
+            About::default()
+        });
         self.seen.send_modify(|seen| *seen = Seen { moves: seen.moves + 1, ..Seen::default() });
     }
 
@@ -258,6 +262,15 @@ impl View {
             *present = untold;
             About::default()
         });
+    }
+
+    /// The snapshot without what the store has not been told.
+    pub(crate) fn told(&self) -> Snapshot {
+        let mut snapshot = self.read(Snapshot::clone);
+        for key in self.lock_untold().keys() {
+            put_untold(&mut snapshot, key, None);
+        }
+        snapshot
     }
 
     fn lock_untold(&self) -> MutexGuard<'_, Untold> {

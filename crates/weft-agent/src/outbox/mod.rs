@@ -28,7 +28,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use weft_model::{
     AddressClaim, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode,
@@ -66,6 +66,7 @@ pub(crate) struct Outbox {
     relist: Notify,
     /// The mark of a store that is closed, as the follower has found it: see [`schema::MOVED`].
     mark: watch::Sender<Option<Moved>>,
+    restoring: Mutex<()>,
 }
 
 impl Outbox {
@@ -90,6 +91,7 @@ impl Outbox {
             wake: Notify::new(),
             relist: Notify::new(),
             mark: watch::Sender::new(None),
+            restoring: Mutex::default(),
         })
     }
 
@@ -127,6 +129,16 @@ impl Outbox {
         // A follower that was about to begin where the old store's listing ended would miss what the new one has by then.
         self.relist.notify_one();
         Ok(())
+    }
+
+    /// Waits until no other follower records again what a restored store has lost, and keeps them waiting meanwhile.
+    pub(crate) async fn restoring(&self) -> MutexGuard<'_, ()> {
+        self.restoring.lock().await
+    }
+
+    /// The store itself.
+    pub(crate) fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// How many changes the store has not been told.
