@@ -153,7 +153,13 @@ impl Agent {
             self.ask_for(&network.id, ip).await?;
             let held = self.held(network, ip).await?;
             if held.is_none() {
-                self.choose_address(&network.id, net, Some(ip))?;
+                match self.choose_address(&network.id, net, Some(ip)) {
+                    // The store has just said that nobody holds it, and this node's view that it does itself: the reserve
+                    // takes and gives back all the time. The transaction decides.
+                    Err(AgentError::Ipam(IpamError::Taken { .. })) if self.holds_in_view(&network.id, ip) => {
+                    }
+                    other => drop(other?),
+                }
             }
             addresses.push(Address { net: with_prefix(ip, net), held });
         }
@@ -215,6 +221,14 @@ impl Agent {
         let holder = self.read(|s| describe_holder(s, &network.id, ip));
         let network = network.display_name().to_owned();
         Err(AgentError::Ipam(IpamError::Taken { ip, network, holder }))
+    }
+
+    /// Whether the view has a claim of this node's on `ip` that no endpoint uses.
+    fn holds_in_view(&self, network: &NetworkId, ip: IpAddr) -> bool {
+        self.read(|s| {
+            let claim = s.addresses.get(network).and_then(|claims| claims.get(&ip));
+            claim.is_some_and(|c| c.node == self.0.node && c.endpoint.is_none())
+        })
     }
 
     fn new_endpoint(&self, spec: &EndpointSpec, addresses: &[Address]) -> Result<Endpoint, AgentError> {
