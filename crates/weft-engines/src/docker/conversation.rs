@@ -327,6 +327,18 @@ async fn a_network_made_here_gets_its_name_and_labels_and_no_second_copy() {
 }
 
 #[tokio::test]
+async fn a_network_goes_with_the_endpoint_that_a_killed_dockerd_forgot_on_it() {
+    let mut hall = Hall::new();
+    hall.start_dockerd();
+    hall.dockerd_has(&[]).await;
+    let network = hall.dockerd.create(by_hand("green", "weft")).await.unwrap();
+    let body = json!({"NetworkID": network, "EndpointID": EndpointId::random(), "Interface": {"Address": "10.8.0.2/24"}});
+    ok(&hall.served, "NetworkDriver.CreateEndpoint", body).await;
+    hall.dockerd.remove(&network).await.unwrap().unwrap();
+    assert_eq!(hall.cluster.read(|s| (s.networks.len(), s.all_endpoints().count())), (0, 0));
+}
+
+#[tokio::test]
 async fn a_name_clash_is_reported_and_ends_when_the_other_network_goes() {
     let mut hall = Hall::new();
     let other = hall.dockerd.create(by_hand("blue", "bridge")).await.unwrap();

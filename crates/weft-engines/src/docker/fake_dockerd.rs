@@ -20,6 +20,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::broadcast,
 };
+use tokio_util::sync::CancellationToken;
 use weft_model::NetworkId;
 
 /// Calls the plugin as dockerd does. Returns the status and the answer.
@@ -47,11 +48,19 @@ pub(super) struct FakeDockerd {
     events: broadcast::Sender<Value>,
     /// What was told so far: real ones tell the events since a given moment once more.
     told: Arc<Mutex<Vec<Value>>>,
+    /// Its death: aborting the server leaves connections that stand.
+    died: CancellationToken,
 }
 
 impl FakeDockerd {
     pub fn new(plugin: PathBuf) -> Self {
-        Self { plugin, networks: Arc::default(), events: broadcast::channel(64).0, told: Arc::default() }
+        Self {
+            plugin,
+            networks: Arc::default(),
+            events: broadcast::channel(64).0,
+            told: Arc::default(),
+            died: CancellationToken::new(),
+        }
     }
 
     /// Serves its API at `path` until the task is aborted.
@@ -128,7 +137,8 @@ impl FakeDockerd {
 
     /// The dockerd that comes after one that died: the same database, no listeners.
     pub fn reborn(self) -> Self {
-        Self { events: broadcast::channel(64).0, ..self }
+        self.died.cancel();
+        Self { events: broadcast::channel(64).0, died: CancellationToken::new(), ..self }
     }
 
     /// Puts a container on a network, as `docker network connect` does after the plugin's calls.
@@ -200,6 +210,6 @@ async fn events(State(dockerd): State<FakeDockerd>) -> Body {
         (told.clone(), dockerd.events.subscribe())
     };
     let news = futures::stream::unfold(news, |mut news| async { Some((news.recv().await.ok()?, news)) });
-    let lines = futures::stream::iter(told).chain(news);
+    let lines = futures::stream::iter(told).chain(news).take_until(dockerd.died.cancelled_owned());
     Body::from_stream(lines.map(|event| Ok::<_, std::io::Error>(Bytes::from(format!("{event}\n")))))
 }
