@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
-use weft_e2e::{Pair, address, eventually, fetch, has_network, has_no_network, seen, with_both_engines};
+use weft_e2e::{
+    Pair, address, eventually, fetch, has_network, has_no_network, only_on, seen, with_both_engines,
+};
 use weft_lab::{EngineVersion, NGINX_PAGE};
 
 with_both_engines!(
@@ -16,6 +18,9 @@ with_both_engines!(
 const CATCH_UP: Duration = Duration::from_secs(20);
 
 fn an_engine_that_was_away_catches_up(version: EngineVersion) {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(mut pair) = Pair::up("backlog", version) else { return };
     pair.network("old", &["--subnet", "10.61.0.0/24"]);
     pair.engine_mut("h2").unwrap().stop().unwrap();
@@ -33,10 +38,25 @@ fn an_engine_that_was_away_catches_up(version: EngineVersion) {
 }
 
 fn a_stopped_or_killed_engine_leaves_no_endpoint_behind(version: EngineVersion) {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(mut pair) = Pair::up("leak", version) else { return };
     pair.network("net", &["--subnet", "10.63.0.0/24"]);
     let run = |pair: &Pair, name: &str, policy: &str| {
-        let run = ["run", "-d", "--net=net", "--name", name, "--restart", policy, "box", "sleep", "3600"];
+        let run = [
+            "run",
+            "-d",
+            "--net=net",
+            "--name",
+            name,
+            "--restart",
+            policy,
+            "--stop-signal=KILL",
+            "box",
+            "sleep",
+            "3600",
+        ];
         pair.b().docker(&run).unwrap();
     };
     for kill in [false, true] {
@@ -96,6 +116,9 @@ fn with_live_restore_containers_talk_on_while_their_engine_is_away(version: Engi
 }
 
 fn a_weft_that_was_away_is_found_again_by_docker(version: EngineVersion) {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(mut pair) = Pair::up("waway", version) else { return };
     pair.network("net", &["--subnet", "10.65.0.0/24"]);
     pair.a().docker(&["run", "-d", "--net=net", "--name", "web", "nginx"]).unwrap();

@@ -253,6 +253,9 @@ fn containers_join_and_leave_while_they_run(version: EngineVersion) {
 }
 
 fn a_network_of_the_same_name_is_reported_and_not_overwritten(version: EngineVersion) {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(pair) = Pair::up("clash", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     b.docker(&["network", "create", "clash"]).unwrap();
@@ -282,6 +285,9 @@ fn a_network_of_the_same_name_is_reported_and_not_overwritten(version: EngineVer
 }
 
 fn compose_brings_up_a_network_of_driver_weft(version: EngineVersion) {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(pair) = Pair::up("compose", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     if let Err(missing) = a.options.tools.compose() {
@@ -305,6 +311,9 @@ fn compose_brings_up_a_network_of_driver_weft(version: EngineVersion) {
 }
 
 fn weft_network_create_makes_it_on_every_engine(version: EngineVersion) {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(pair) = Pair::up("wcreate", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     let create = ["network", "create", "--subnet", "10.55.0.0/24", "--label", "by=weft", "common"];
