@@ -35,7 +35,7 @@ fn a_network_made_on_two_engines_at_once_is_one_network(version: EngineVersion) 
         return;
     }
     let Some(pair) = Pair::up("doatonce", version) else { return };
-    let times = short_or_long(3, 100);
+    let times = short_or_long(3, 30);
     let mut both = 0;
     for time in 0..times {
         let name = format!("once{time}");
@@ -87,7 +87,7 @@ fn a_network_removed_on_one_host_while_a_container_starts_on_another_is_there_or
         return;
     }
     let Some(pair) = Pair::up("dorm", version) else { return };
-    let times = short_or_long(3, 100);
+    let times = short_or_long(3, 30);
     let mut kept = 0;
     for time in 0..times {
         let name = format!("net{time}");
@@ -95,7 +95,7 @@ fn a_network_removed_on_one_host_while_a_container_starts_on_another_is_there_or
         let run = ["run", "-d", "--name=box", "--net", &name, "--stop-signal=KILL", "box", "sleep", "600"];
         let mut starts = begin(pair.b(), &run);
         // The removal falls on another moment of the start each time.
-        let (steps, all) = (u32::try_from(time % 10).unwrap(), Duration::from_millis(400));
+        let (steps, all) = (u32::try_from(time * 4 % 10).unwrap(), Duration::from_secs(1));
         std::thread::sleep(all * steps / 10);
         let mut ends = begin(pair.a(), &["network", "rm", &name]);
         let runs = starts.wait().unwrap().success();
