@@ -140,7 +140,7 @@ impl AgentError {
         match self {
             Self::Store(StoreError::Denied { .. } | StoreError::Untrusted { .. })
             | Self::Kernel(KernelError::NotPermitted(_)) => ErrorKind::Denied,
-            Self::Store(StoreError::Unreachable { .. }) => ErrorKind::Unavailable,
+            Self::Store(StoreError::Unreachable { .. } | StoreError::Moved { .. }) => ErrorKind::Unavailable,
             // The fast path fails a daemon's start only where it was asked for.
             Self::Kernel(
                 KernelError::Unsupported { .. }
@@ -175,6 +175,9 @@ impl AgentError {
         match self {
             Self::Store(StoreError::Unreachable { .. }) => {
                 Some("start the store, or check --cluster-store; nothing was changed on this host")
+            }
+            Self::Store(StoreError::Moved { .. }) => {
+                Some("this daemon goes on there as soon as the other store is filled: try again in a moment")
             }
             Self::NoSuchNetwork(_) => Some("`weft network ls` lists the networks"),
             Self::NoSuchEndpoint(_) | Self::NotAttached { .. } => {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
 use weft_kernel::Counter;
 use weft_model::{Endpoint, Network, Node, NodeId, Snapshot};
-use weft_store::{JoinToken, StoreUrl};
+use weft_store::{JoinToken, StoreError, StoreUrl};
 
 /// How many failures `weft status` names.
 const SHOWN: usize = 10;
@@ -32,6 +32,10 @@ impl Agent {
                 "{error}; what was known stays in place, containers start with the addresses reserved for this host, \
                  nothing else can be made"
             ));
+        }
+        if let Some((_, moved)) = &*self.0.outbox.marks().borrow() {
+            let closed = StoreError::Moved { store: self.0.store.address(), moved: moved.clone() };
+            problems.push(format!("{closed}; this daemon waits until it can go on there"));
         }
         let (untold, refused) = (self.0.outbox.untold(), self.0.outbox.refused());
         if untold > 0 {

@@ -188,7 +188,7 @@ impl Check<'_> {
                         tell(format!("endpoint {} has another address", id.short()));
                     }
                     (ClaimKind::Endpoint, None) => {
-                        tell("it is held for an endpoint and names none".to_owned())
+                        tell("it is held for an endpoint and names none".to_owned());
                     }
                     _ => {}
                 }

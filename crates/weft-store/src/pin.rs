@@ -20,12 +20,12 @@ use x509_cert::{
 /// The name in the certificate: hosts are reached by addresses that change, and the CA makes certificates for nobody else.
 pub(crate) const NAME: &str = "weft-store";
 
-/// SHA-256 of a CA's public key (its SubjectPublicKeyInfo, RFC 5280).
+/// SHA-256 of a CA's public key (its `SubjectPublicKeyInfo`, RFC 5280).
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Pin(pub(crate) [u8; 32]);
 
 impl Pin {
-    /// Of a SubjectPublicKeyInfo in DER.
+    /// Of a `SubjectPublicKeyInfo` in DER.
     pub(crate) fn of_public_key(info: &[u8]) -> Self {
         let mut pin = [0; 32];
         pin.copy_from_slice(digest(&SHA256, info).as_ref());

@@ -63,11 +63,11 @@ mod tests {
         let path = disk.path("file");
         replace_file(&path, 0o600, b"old").unwrap();
         disk.fill().unwrap();
-        let error = replace_file(&path, 0o600, &[7; 100_000]).unwrap_err();
+        let error = replace_file(&path, 0o600, &vec![7; 100_000]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert!(!disk.path("file.new").exists());
         disk.free().unwrap();
-        replace_file(&path, 0o600, &[7; 100_000]).unwrap();
+        replace_file(&path, 0o600, &vec![7; 100_000]).unwrap();
     }
 }

@@ -39,13 +39,12 @@ impl fmt::Debug for Tls {
 impl Tls {
     /// The same for a connection of our own making.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, rustls::Error> {
-        let roots = match &self.ca {
-            Some(ca) => roots(ca)?,
-            None => {
-                let mut roots = RootCertStore::empty();
-                let _counts = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                roots
-            }
+        let roots = if let Some(ca) = &self.ca {
+            roots(ca)?
+        } else {
+            let mut roots = RootCertStore::empty();
+            let _counts = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            roots
         };
         let config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?

@@ -68,6 +68,7 @@ impl Drop for Writer {
 }
 
 fn run(core: &Core, queue: &mpsc::Receiver<Pending>) {
+    let mut failures = 0;
     loop {
         let mut group: Vec<Pending> = match queue.recv_timeout(LOOK) {
             Ok(first) => vec![first],
@@ -79,11 +80,12 @@ fn run(core: &Core, queue: &mpsc::Receiver<Pending>) {
         {
             group.push(more);
         }
-        carry_out(core, group);
+        carry_out(core, group, &mut failures);
     }
 }
 
-fn carry_out(core: &Core, group: Vec<Pending>) {
+/// Carries the orders out, in one disk transaction. `failures` counts those that failed since the last that did not.
+fn carry_out(core: &Core, group: Vec<Pending>, failures: &mut u64) {
     let ended = core.leases.take_ended(Instant::now());
     let ends: Vec<_> = ended.iter().map(|(lease, _)| Order::End(*lease)).collect();
     if ends.is_empty() && group.is_empty() {
@@ -92,6 +94,10 @@ fn carry_out(core: &Core, group: Vec<Pending>) {
     let before = core.file.revision().unwrap_or(Revision::ZERO);
     match core.file.apply(ends.iter().chain(group.iter().map(|pending| &pending.order))) {
         Ok((answers, revision)) => {
+            if *failures > 0 {
+                tracing::info!(failures, "the store can be written to again");
+                *failures = 0;
+            }
             for (lease, ttl) in &ended {
                 tracing::info!(lease = lease.0, ?ttl, "lease ended without a sign of life");
             }
@@ -107,7 +113,10 @@ fn carry_out(core: &Core, group: Vec<Pending>) {
             }
         }
         Err(error) => {
-            tracing::error!(%error, orders = group.len(), "could not write to the store");
+            if *failures == 0 {
+                tracing::error!(%error, orders = group.len(), "could not write to the store");
+            }
+            *failures += 1;
             // A disk that fails while it is told to keep something may have kept it: then watches have to tell.
             if let Ok(revision) = core.file.revision() {
                 tell(core, before, revision);
