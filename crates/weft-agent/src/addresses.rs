@@ -7,7 +7,7 @@ use weft_model::{
     AddressClaim, AddressDriver, ClaimKind, EndpointId, Network, NetworkId, Subnet, encode, schema, unix_now,
 };
 use weft_plan::{IpamError, Order, choose, describe_holder};
-use weft_store::{Outcome, StoreError, Txn};
+use weft_store::{Outcome, Txn};
 
 /// How often a claim starts again because another daemon was faster. Each time the loser has seen the address
 /// that it lost, so even two daemons in lockstep need no more attempts than they claim addresses.
@@ -48,7 +48,7 @@ impl Agent {
                 .absent(mark)
                 .put(key, encode(&claim));
             match self.commit(self.with_request_met(txn, network, ip)).await {
-                Err(AgentError::Store(StoreError::Unreachable { .. })) => away = true,
+                Err(AgentError::Store(error)) if error.is_away() => away = true,
                 Err(error) => return Err(error),
                 Ok(Outcome::Committed(_)) => return Ok(with_prefix(ip, subnet)),
                 Ok(Outcome::Refused(present)) => match &present[..] {

@@ -13,7 +13,7 @@ use weft_model::{
     encode, schema, unix_now,
 };
 use weft_plan::{IpamError, Key, describe_holder, far_end_name, port_name};
-use weft_store::{Outcome, Record, StoreError, Txn};
+use weft_store::{Outcome, Record, Txn};
 
 /// An endpoint to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl Agent {
                 Ok(None) => {}
                 Err(AgentError::Ipam(IpamError::Full { .. }))
                     if patience.for_others(self, &spec.network).await => {}
-                Err(AgentError::Store(StoreError::Unreachable { .. })) if !away => away = true,
+                Err(AgentError::Store(error)) if error.is_away() && !away => away = true,
                 Err(error) => return Err(error),
             }
         }

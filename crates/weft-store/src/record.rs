@@ -291,6 +291,14 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// Whether the store is of no use at present although nothing is wrong with what it was asked: it does not answer, its
+    /// disk fails, or it has moved. A transaction may have taken effect unless the error is [`StoreError::Moved`].
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Storage { .. } | Self::Moved { .. })
+    }
+}
+
 fn closed(moved: &Moved) -> String {
     match &moved.to {
         Some(to) => format!("has moved to {to}"),

@@ -151,9 +151,11 @@ impl Outbox {
         self.refused.load(Ordering::SeqCst)
     }
 
-    /// Whether writes go into the journal: the store is away, or is still being told.
+    /// Whether writes go into the journal: the store is away, has moved, or is still being told.
     pub(crate) fn is_away(&self) -> bool {
-        self.untold() > 0 || matches!(*self.view.link().borrow(), Link::Down(_))
+        self.untold() > 0
+            || self.mark.borrow().is_some()
+            || matches!(*self.view.link().borrow(), Link::Down(_))
     }
 
     /// A follower is about to bring a scope of the view to `revision`.
@@ -369,7 +371,7 @@ impl Store for Outbox {
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
         if !self.is_away() {
             match self.store.get(key).await {
-                Err(StoreError::Unreachable { .. } | StoreError::Storage { .. }) => {}
+                Err(error) if error.is_away() => {}
                 answered => return answered,
             }
         }
@@ -391,12 +393,8 @@ impl Store for Outbox {
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         if !self.is_away() {
             match self.store.commit(txn.clone()).await {
-                // It may have taken effect; telling it again finds that out. Also when it is the store's disk that is full
-                // or broken: this host's may not be.
-                // And when it has moved, until this daemon has followed.
-                Err(
-                    StoreError::Unreachable { .. } | StoreError::Storage { .. } | StoreError::Moved { .. },
-                ) => {}
+                // It may have taken effect; telling it again finds that out.
+                Err(error) if error.is_away() => {}
                 answered => return answered,
             }
         }
