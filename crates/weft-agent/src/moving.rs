@@ -166,6 +166,11 @@ pub(crate) async fn follow_marks(moving: Arc<Moving>, agent: Agent, shutdown: Ca
 /// Goes to the new store, if it can be used. Whether it has gone.
 async fn follow(moving: &Moving, agent: &Agent, mark: Moved) -> Result<bool, AgentError> {
     let Some(next) = moving.next_store(&mark).await? else { return Ok(false) };
+    if next.address() == moving.address() {
+        // The follower has told late what it had listed in the old store.
+        agent.0.outbox.mark(None);
+        return Ok(true);
+    }
     agent.0.outbox.rebind(&next.address(), || moving.go(Arc::clone(&next), mark)).await?;
     Ok(true)
 }

@@ -36,7 +36,10 @@ async fn come_and_go(host: &Host, network: &NetworkId, stop: &AtomicBool) -> (Ve
                 made += 1;
             }
             // More at once than addresses are held ahead.
-            Err(_) => refused += 1,
+            Err(_) => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         }
         if standing.len() > 4 {
             let gone = standing.remove(0);
