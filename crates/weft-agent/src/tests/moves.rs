@@ -30,16 +30,13 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
 async fn come_and_go(host: &Host, network: &NetworkId, stop: &AtomicBool) -> (Vec<Endpoint>, usize, usize) {
     let (mut standing, mut made, mut refused) = (Vec::<Endpoint>::new(), 0, 0);
     while !stop.load(Ordering::SeqCst) {
-        match host.agent.create_endpoint(endpoint(network)).await {
-            Ok(endpoint) => {
-                standing.push(endpoint);
-                made += 1;
-            }
+        if let Ok(endpoint) = host.agent.create_endpoint(endpoint(network)).await {
+            standing.push(endpoint);
+            made += 1;
+        } else {
             // More at once than addresses are held ahead.
-            Err(_) => {
-                refused += 1;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            refused += 1;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         if standing.len() > 4 {
             let gone = standing.remove(0);
