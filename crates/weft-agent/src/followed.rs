@@ -23,7 +23,7 @@ pub(crate) const KEPT: Duration = Duration::from_hours(1);
 pub(crate) struct Followed {
     /// `None`: nowhere.
     path: Option<PathBuf>,
-    /// When each was last asked for.
+    /// When each was last asked for. Locked with the snapshot locked, never the other way round.
     networks: Mutex<BTreeMap<NetworkId, Instant>>,
     changed: watch::Sender<()>,
 }
@@ -68,17 +68,17 @@ impl Followed {
         Ok(())
     }
 
-    /// Gives up the networks that `needed` says no to and that nobody has asked for in `kept` ([`KEPT`]), and at once those
-    /// of them that `exists` says no to.
+    /// Gives up the networks that are not `needed` and that nobody has asked for in `kept` ([`KEPT`]), and at once those of
+    /// them that do not `exist`.
     pub(crate) fn give_up(
         &self,
-        needed: impl Fn(&NetworkId) -> bool,
-        exists: impl Fn(&NetworkId) -> bool,
+        needed: &BTreeSet<NetworkId>,
+        exist: &BTreeSet<NetworkId>,
         kept: Duration,
     ) -> Result<(), AgentError> {
         let mut networks = self.lock();
         let mut new = networks.clone();
-        new.retain(|id, asked| needed(id) || (exists(id) && asked.elapsed() < kept));
+        new.retain(|id, asked| needed.contains(id) || (exist.contains(id) && asked.elapsed() < kept));
         if new.len() == networks.len() {
             return Ok(());
         }
@@ -134,7 +134,8 @@ mod tests {
             followed.add(network).unwrap();
         }
         assert_eq!(Followed::load(&path).unwrap().unwrap(), followed.all());
-        let look = |kept| followed.give_up(|id| *id == used, |id| *id != gone, kept).unwrap();
+        let (needed, exist) = ([used.clone()].into(), [used.clone(), unused.clone()].into());
+        let look = |kept| followed.give_up(&needed, &exist, kept).unwrap();
         look(KEPT);
         assert!(followed.contains(&unused) && !followed.contains(&gone));
         look(Duration::ZERO);

@@ -73,7 +73,7 @@ impl Agent {
         }
         let now = Instant::now();
         let followed = self.0.view.followed.all();
-        let (changes, needed) = self.read(|s| {
+        let (changes, needed, exist) = self.read(|s| {
             let ours = |id: &&NetworkId| {
                 s.endpoints.get(*id).is_some_and(|all| all.values().any(|e| e.node == self.0.node))
             };
@@ -98,11 +98,11 @@ impl Agent {
                     changes.push((id.clone(), change));
                 }
             }
-            (changes, needed)
+            let exist = followed.iter().filter(|id| s.networks.contains_key(*id)).cloned().collect();
+            (changes, needed, exist)
         });
         *rest = SETTLE.max(now.elapsed() * REST_FACTOR);
-        let exists = |id: &NetworkId| self.read(|s| s.networks.contains_key(id));
-        self.0.view.followed.give_up(|id| needed.contains(id), exists, KEPT)?;
+        self.0.view.followed.give_up(&needed, &exist, KEPT)?;
         self.withdraw_requests().await?;
         for (network, change) in changes {
             self.claim_ahead(&network, &change.claim).await?;

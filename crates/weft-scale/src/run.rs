@@ -59,7 +59,7 @@ pub async fn measure(run: &Run) -> Result<Report> {
     let store = run.door.open().await?;
     let records = records(store.as_ref()).await?;
     let wanted: Vec<usize> = hosts.iter().map(|host| host.wanted(&records).len()).collect();
-    until(run.patience, "convergence", || {
+    until(run.patience, "hosts with all of their networks", || {
         let lagging = hosts.iter().zip(&wanted).filter(|(host, wanted)| host.kernel().len() != **wanted);
         lagging.count()
     })

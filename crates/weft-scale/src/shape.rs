@@ -114,7 +114,8 @@ impl Shape {
         let ip = Ipv4Addr::from(
             (10 << 24) + (u32::try_from(network % 250)? << 16) + u32::try_from(number)? + FIRST_ADDRESS,
         );
-        let id: EndpointId = format!("{number:012x}{network:052x}").parse()?;
+        // A port is named by the first ten digits: they tell all endpoints of a host apart.
+        let id: EndpointId = format!("{number:05x}{network:05x}{:054x}", 0).parse()?;
         Ok(Endpoint {
             network: Self::network_id(network)?,
             node: Self::node_id(host)?,

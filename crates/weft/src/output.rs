@@ -221,7 +221,7 @@ pub fn status(status: &Status, now: UnixSeconds) -> String {
     facts.add(
         "cluster",
         format!(
-            "{} ({} alive), {}, {}",
+            "{} ({} alive), {}; {} on the networks here",
             counted(status.nodes, "node"),
             status.nodes_alive,
             counted(status.networks, "network"),

@@ -189,7 +189,7 @@ VTEP        192.0.2.1, UDP port 4789, underlay MTU 1500
 store       local, connected
 revision    12, this host's kernel reflects 11
 join token  /var/lib/weft/join-token
-cluster     2 nodes (2 alive), 1 network, 3 endpoints
+cluster     2 nodes (2 alive), 1 network; 3 endpoints on the networks here
 data path   ebpf
 kernel      14 objects
 drift       none

@@ -185,7 +185,7 @@ pub struct Status {
     pub nodes: usize,
     /// See [`Status::nodes`].
     pub nodes_alive: usize,
-    /// Endpoints in the cluster.
+    /// Endpoints on the networks that this host takes part in.
     pub endpoints: usize,
     /// How frames are carried on this host: `ebpf`, or `kernel` with the reason.
     pub datapath: String,

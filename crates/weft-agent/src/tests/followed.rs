@@ -2,7 +2,7 @@
 
 use super::cluster::{Cluster, ModelKernel, endpoint, node, options};
 use crate::{Carrier, Running, Unchanging, World, start_in};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use weft_kernel::Kernel;
 use weft_model::schema;
 use weft_store::Txn;
@@ -25,7 +25,7 @@ async fn a_host_hears_of_the_members_of_its_own_networks_alone_and_can_tell_of_a
     b.agent.give_up_reserve().await.unwrap();
     assert!(b.agent.read(|s| s.endpoints.contains_key(&blue.id)), "it may come back soon");
     let followed = &b.agent.0.view.followed;
-    followed.give_up(|_| false, |_| true, std::time::Duration::ZERO).unwrap();
+    followed.give_up(&BTreeSet::new(), &BTreeSet::new(), std::time::Duration::ZERO).unwrap();
     let mut seen = b.agent.0.view.seen();
     while b.agent.read(|s| s.endpoints.contains_key(&blue.id)) {
         seen.changed().await.unwrap();
