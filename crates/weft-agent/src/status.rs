@@ -33,7 +33,7 @@ impl Agent {
                  nothing else can be made"
             ));
         }
-        if let Some((_, moved)) = &*self.0.outbox.marks().borrow() {
+        if let Some(moved) = &*self.0.outbox.marks().borrow() {
             let closed = StoreError::Moved { store: self.0.store.address(), moved: moved.clone() };
             problems.push(format!("{closed}; this daemon waits until it can go on there"));
         }

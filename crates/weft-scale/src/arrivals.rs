@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 use weft_model::{MacAddr, Vni};
-use weft_plan::{Key, Op};
+use weft_plan::{Fdb, Key, Object, Op};
 
 /// Changes that are under way, and how long those that have arrived took.
 #[derive(Debug, Default)]
@@ -23,14 +23,16 @@ impl Arrivals {
         self.begun.write().unwrap_or_else(PoisonError::into_inner).insert((vni, mac), now);
     }
 
-    /// A kernel is given these operations.
+    /// A kernel is given these operations. The host that has the endpoint does not count: it wrote the change, and its kernel
+    /// loses the entry with the port.
     pub fn see(&self, ops: &[Op]) {
         let begun = self.begun.read().unwrap_or_else(PoisonError::into_inner);
         if begun.is_empty() {
             return;
         }
         let arrived = ops.iter().filter_map(|op| match op {
-            Op::Create(Key::Fdb(vni, mac), _) | Op::Remove(Key::Fdb(vni, mac)) => begun.get(&(*vni, *mac)),
+            Op::Create(Key::Fdb(vni, mac), Object::Fdb(Fdb { vtep: Some(_), .. }))
+            | Op::Remove(Key::Fdb(vni, mac)) => begun.get(&(*vni, *mac)),
             _ => None,
         });
         let arrived: Vec<Duration> = arrived.map(Instant::elapsed).collect();

@@ -2,7 +2,7 @@
 
 use crate::{Arrivals, Calls, Counted, FakeKernel, Shape};
 use anyhow::{Context, Result};
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use weft_agent::{AgentOptions, Carrier, Datapath, Running, Unchanging, World, start_in};
 use weft_kernel::Kernel;
 use weft_model::Snapshot;
@@ -46,6 +46,7 @@ pub struct Host {
 impl Host {
     /// Starts host `number`; returns when its kernel holds what the store says at that time.
     pub async fn start(
+        shape: &Shape,
         number: usize,
         door: &Door,
         arrivals: &Arc<Arrivals>,
@@ -53,6 +54,10 @@ impl Host {
     ) -> Result<Self> {
         let node = Shape::node(number)?;
         let state_dir = door.dir.join(&node.name);
+        // As if it had made its endpoints itself: it has noted their networks.
+        let networks = shape.networks_of(number).map(Shape::network_id).collect::<Result<BTreeSet<_>>>()?;
+        std::fs::create_dir_all(&state_dir)?;
+        std::fs::write(state_dir.join("networks.json"), serde_json::to_vec(&networks)?)?;
         let options = AgentOptions {
             cluster_store: door.url.clone(),
             store_options: StoreOptions::default(),
