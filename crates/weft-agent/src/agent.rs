@@ -27,6 +27,10 @@ use weft_store::{Outcome, Record, Store, StoreError, Txn};
 /// milliseconds; a kernel that is filling a large network may take seconds.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// How long a listing may take: that of a network with 100,000 endpoints takes seconds on a host that is busy with nothing
+/// else.
+pub(crate) const LISTING_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// A handle on this host's agent. Cheap to clone.
 #[derive(Clone)]
 pub struct Agent(pub(crate) Arc<Inner>);
@@ -148,7 +152,7 @@ impl Agent {
                 _ = link.wait_for(|link| matches!(link, Link::Down(_))) => {}
             }
         };
-        tokio::time::timeout(APPLY_TIMEOUT, listed).await.map_err(|_| {
+        tokio::time::timeout(LISTING_TIMEOUT, listed).await.map_err(|_| {
             AgentError::Store(StoreError::Unreachable {
                 store: self.0.store.address(),
                 reason: format!("it does not list the members of network {}", network.short()),

@@ -2,7 +2,7 @@
 
 use crate::{
     Agent, AgentError, AgentOptions, Datapath, Machine, ThisMachine,
-    agent::Inner,
+    agent::{Inner, LISTING_TIMEOUT},
     api, cache, follow,
     followed::Followed,
     leftovers, membership,
@@ -411,7 +411,7 @@ async fn first_listing(view: &View, store: &dyn Store, options: &AgentOptions) -
         let up = link.wait_for(|link| *link == Link::Up).await.is_ok();
         up && seen.wait_for(|seen| followed.iter().all(|scope| seen.of(scope).is_some())).await.is_ok()
     };
-    match tokio::time::timeout(options.store_timeout, all).await {
+    match tokio::time::timeout(options.store_timeout.max(LISTING_TIMEOUT), all).await {
         Ok(true) => Ok(()),
         _ => Err(AgentError::Store(StoreError::Unreachable {
             store: store.address(),

@@ -13,6 +13,9 @@ use weft_plan::{Fdb, Key, Object, Op, bridge_name, vxlan_name};
 
 type Outcome = Result<(), KernelError>;
 
+/// Operations in one pipeline: the requests of all of a network of 100,000 endpoints would take 100 MiB at a time.
+const PIPELINE: usize = 8192;
+
 impl Host {
     /// Does the operations in their order; one result for each.
     pub fn apply(&mut self, ops: &[Op]) -> Vec<Outcome> {
@@ -22,7 +25,7 @@ impl Host {
         let mut outcomes = Vec::with_capacity(ops.len());
         let mut rest = ops;
         while let Some(first) = rest.first() {
-            let entries = rest.iter().take_while(|op| is_entry(op.key())).count();
+            let entries = rest.iter().take(PIPELINE).take_while(|op| is_entry(op.key())).count();
             if entries == 0 {
                 outcomes.push(self.apply_to_device(first));
                 rest = &rest[1..];

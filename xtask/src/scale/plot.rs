@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-/// What is drawn, in panels side by side: its title, and where it is in a run (the last part names a process's figure).
-const PANELS: [(&str, fn(&Value) -> Option<f64>); 4] = [
+/// A figure of a run.
+type Figure = fn(&Value) -> Option<f64>;
+
+/// What is drawn, in panels side by side: its title, and its figure.
+const PANELS: [(&str, Figure); 4] = [
     ("a change reaches every host: p99, ms", |run| run.pointer("/single/reach/p99_ms")?.as_f64()),
     ("the same at the storm's rate: p99, ms", |run| run.pointer("/storm/reach/p99_ms")?.as_f64()),
     ("memory of one daemon in the storm, MiB", |run| of_daemon(run, "rss_mib")),
@@ -37,7 +40,7 @@ pub fn svg(runs: &[Value], caption: &str) -> String {
     )
 }
 
-fn panel(runs: &[Value], title: &str, of: fn(&Value) -> Option<f64>) -> String {
+fn panel(runs: &[Value], title: &str, of: Figure) -> String {
     let hosts = |run: &Value| run.pointer("/shape/hosts").and_then(Value::as_f64).unwrap_or(0.0);
     let most_hosts = runs.iter().map(hosts).fold(1.0, f64::max);
     let most = runs.iter().filter_map(of).fold(1e-9, f64::max) * 1.15;

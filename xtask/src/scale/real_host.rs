@@ -1,7 +1,7 @@
 //! One real host on a network of very many endpoints.
 //!
 //! The records are written into the store, as if a thousand hosts had these endpoints. `h2` is real and has the first and the
-//! last address; `h1` is the host that is looked at.
+//! last address; `h1` is the host that is looked at. It is on the network before the others come, and again after.
 
 use super::{Programs, Size, simulated::daemon_pid};
 use anyhow::{Context, Result};
@@ -17,7 +17,7 @@ use weft_lab::{Daemon, Etcd, Fixture, LabOptions, LabStore, NetNs, Tools, Wire, 
 /// Hosts that the endpoints are said to be on.
 const HOSTS: usize = 1000;
 /// How long to look at rest.
-const REST: Duration = Duration::from_secs(60);
+const REST: Duration = Duration::from_secs(30);
 /// Real endpoints of `h2`: before and behind all others.
 const FIRST: &str = "10.0.0.2";
 const LAST: &str = "10.250.0.1";
@@ -26,30 +26,28 @@ const LAST: &str = "10.250.0.1";
 pub fn measure(programs: &Programs, endpoints: usize, datapath: &str) -> Result<Value> {
     let lab = Fixture::up(LabOptions {
         store: LabStore::Etcd(Tools::from_env()),
-        subnets: vec!["10.251.0.0/24".to_owned()],
+        containers: 2,
+        // Not within the large network's own subnet: the containers are on both.
+        subnets: vec!["172.31.0.0/24".to_owned()],
         daemon_arguments: vec![format!("--datapath={datapath}")],
         ..LabOptions::new("scalereal", &programs.weft)
     })?;
-    let size = Size { hosts: HOSTS, endpoints, networks: 1, parts: 1 };
-    let url = format!("etcd://{}:{}", Wire::SWITCH_V4, Etcd::PORT);
-    let mut populate = lab.wire.namespace.command(&programs.scale.display().to_string());
-    weft_lab::run(populate.args(["--store", &url]).args(size.arguments()).args(["populate", "--nodes"]))?;
-
     let (h1, h2) = (lab.daemon("h1")?, lab.daemon("h2")?);
-    let far = &lab.container("h2/c1")?.namespace;
-    for (ip, interface) in [(FIRST, "first"), (LAST, "last")] {
-        attach(h2, far, &["--ip", ip, "--interface", interface])?;
-    }
-    whole(h2, endpoints)?;
-
     let near = &lab.container("h1/c1")?.namespace;
+    populate(&lab, programs, 0)?;
+    for (container, ip) in [("h2/c1", FIRST), ("h2/c2", LAST)] {
+        attach(h2, &lab.container(container)?.namespace, &["--ip", ip, "--interface", "big"])?;
+    }
+    attach(h1, near, &["--interface", "big"])?;
     let pid = daemon_pid(h1)?;
     let before = Memory::now(pid)?;
     let begun = Instant::now();
-    attach(h1, near, &["--interface", "big"])?;
-    let attached = begun.elapsed();
+    populate(&lab, programs, endpoints)?;
+    let written = begun.elapsed();
     whole(h1, endpoints)?;
     let filled = begun.elapsed();
+    whole(h2, endpoints)?;
+    println!("written in {:.1} s, filled after {:.1} s", written.as_secs_f64(), filled.as_secs_f64());
     let entries = lines(&["bridge", "-n", h1.overlay().name(), "fdb"])?;
     let neighbours = lines(&["ip", "-n", h1.overlay().name(), "neigh", "show", "nud", "permanent"])?;
     let pings = [ping(near, FIRST)?, ping(near, LAST)?];
@@ -57,14 +55,11 @@ pub fn measure(programs: &Programs, endpoints: usize, datapath: &str) -> Result<
     let at_rest = cpu(pid, REST)?;
     let after = Memory::now(pid)?;
 
-    let begun = Instant::now();
-    fs::metadata(format!("/proc/{pid}")).context("the daemon")?;
-    let restarted = restart(&lab, endpoints)?;
-    Ok(json!({
+    let mut told = json!({
         "datapath": datapath,
         "endpoints": endpoints,
-        "attach_s": attached.as_secs_f64(),
-        "fill_s": filled.as_secs_f64(),
+        "written_s": written.as_secs_f64(),
+        "filled_s": filled.as_secs_f64(),
         "fdb_entries": entries,
         "neighbours": neighbours,
         "daemon_rss_mib": after.rss,
@@ -73,8 +68,26 @@ pub fn measure(programs: &Programs, endpoints: usize, datapath: &str) -> Result<
         "first_ping_ms": pings[0],
         "last_ping_ms": pings[1],
         "cpu_at_rest_percent": at_rest,
-        "restart_s": restarted.map_or_else(|| begun.elapsed().as_secs_f64(), |time| time.as_secs_f64()),
-    }))
+    });
+    // Told at once: what follows takes a while.
+    println!("{told}");
+    let begun = Instant::now();
+    h1.weft(&["detach", "net0", "--netns", &near.path().display().to_string()])?;
+    told["detach_last_s"] = json!(begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    attach(h1, near, &["--interface", "big"])?;
+    told["attach_first_s"] = json!(begun.elapsed().as_secs_f64());
+    told["restart_s"] = json!(restart(&lab, endpoints)?.as_secs_f64());
+    Ok(told)
+}
+
+/// Writes the network with this many endpoints, and the hosts that they are said to be on.
+fn populate(lab: &Fixture, programs: &Programs, endpoints: usize) -> Result<()> {
+    let size = Size { hosts: HOSTS, endpoints, networks: 1, parts: 1 };
+    let url = format!("etcd://{}:{}", Wire::SWITCH_V4, Etcd::PORT);
+    let mut command = lab.wire.namespace.command(&programs.scale.display().to_string());
+    weft_lab::run(command.args(["--store", &url]).args(size.arguments()).args(["populate", "--nodes"]))?;
+    Ok(())
 }
 
 fn attach(daemon: &Daemon, netns: &NetNs, more: &[&str]) -> Result<()> {
@@ -85,7 +98,7 @@ fn attach(daemon: &Daemon, netns: &NetNs, more: &[&str]) -> Result<()> {
 
 /// Waits until a daemon has all of it in its kernel: an FDB and a neighbour entry for each endpoint.
 fn whole(daemon: &Daemon, endpoints: usize) -> Result<()> {
-    until("the whole network in the kernel", Duration::from_secs(600), || {
+    until("the whole network in the kernel", Duration::from_mins(10), || {
         let status = daemon.status().map_err(|e| e.to_string())?;
         let objects = status["kernel_objects"].as_u64().unwrap_or(0);
         let applied = status["store"]["applied"] == status["store"]["revision"];
@@ -100,7 +113,7 @@ fn whole(daemon: &Daemon, endpoints: usize) -> Result<()> {
 }
 
 /// How long a daemon that is killed takes to stand again on what its kernel has.
-fn restart(lab: &Fixture, endpoints: usize) -> Result<Option<Duration>> {
+fn restart(lab: &Fixture, endpoints: usize) -> Result<Duration> {
     let mut daemon = lab.daemon("h1")?.clone();
     daemon.kill()?;
     let begun = Instant::now();
@@ -110,7 +123,7 @@ fn restart(lab: &Fixture, endpoints: usize) -> Result<Option<Duration>> {
     let drift = daemon.status()?["drift_repaired"].clone();
     anyhow::ensure!(drift.as_object().is_none_or(serde_json::Map::is_empty), "a restart repaired {drift}");
     daemon.stop()?;
-    Ok(Some(took))
+    Ok(took)
 }
 
 /// The mean round trip of 100 pings, after one that finds the way, in milliseconds.
