@@ -1,4 +1,5 @@
-//! Where each record lives in the store. Schema version 1.
+//! Where each record lives in the store. Schema version 2: version 1 kept endpoints,
+//! claims and requests of addresses of all networks together, below `v1/`.
 //!
 //! All keys stand below the prefix of the store's URL (`etcd://host:2379/PREFIX`; `weft` when none is given),
 //! which the store adds. What concerns one network alone stands together below `v1-on/NETWORK/`: a host follows that only for
@@ -26,9 +27,9 @@ use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
 /// The version of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
-/// The prefix of every key of this version.
+/// The prefix of every key.
 pub const ALL: &str = "v1";
 /// The prefix of what every host follows.
 pub const ROOT: &str = "v1/";
