@@ -24,7 +24,7 @@
 
 use crate::{Endpoint, EndpointId, NetworkId, NetworkName, NodeId, Subnet, UnixSeconds, Vni};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{fmt::Display, net::IpAddr, str::FromStr};
 
 /// The version of this layout.
 pub const VERSION: u32 = 2;
@@ -211,20 +211,29 @@ impl OnNetwork {
     /// Takes a key apart. `Ok(None)`: it is not below [`ON`], or of a kind that this version does not know.
     pub fn parse(key: &str) -> Result<Option<(NetworkId, Self)>, String> {
         let Some(rest) = key.strip_prefix(ON) else { return Ok(None) };
-        let malformed = |reason: String| format!("its key is malformed: {reason}");
         let mut parts = rest.splitn(3, '/');
         let (Some(network), Some(kind), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(malformed("a part is missing".to_owned()));
+            return Err("its key is malformed: a part is missing".to_owned());
         };
-        let ip = || name.parse().map_err(|e: std::net::AddrParseError| malformed(e.to_string()));
-        let id_error = |e: crate::IdError| malformed(e.to_string());
         let what = match kind {
-            "endpoints" => Self::Endpoint(name.parse().map_err(id_error)?),
-            "addresses" => Self::Address(ip()?),
-            "wanted" => Self::Wanted(ip()?),
+            "endpoints" => Self::Endpoint(parse(name)?),
+            "addresses" => Self::Address(parse(name)?),
+            "wanted" => Self::Wanted(parse(name)?),
             _ => return Ok(None),
         };
-        Ok(Some((network.parse().map_err(id_error)?, what)))
+        Ok(Some((parse(network)?, what)))
+    }
+}
+
+/// What a key names. A key that is not as this module writes it names nothing: two keys for one thing would make what a
+/// snapshot holds depend on which of them was changed last.
+pub(crate) fn parse<T: FromStr<Err: Display> + Display>(text: &str) -> Result<T, String> {
+    let named: T = text.parse().map_err(|e: T::Err| format!("its key is malformed: {e}"))?;
+    let written = named.to_string();
+    if written == text {
+        Ok(named)
+    } else {
+        Err(format!("its key is malformed: {text} is written {written}"))
     }
 }
 

@@ -3,10 +3,10 @@
 use crate::{
     AddressClaim, Binding, Endpoint, EndpointId, Network, NetworkId, NetworkName, Node, NodeId, Pool,
     Revision, Vni,
-    schema::{self, OnNetwork},
+    schema::{self, OnNetwork, parse},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, fmt::Display, net::IpAddr, str::FromStr};
 
 /// One key's new value, or its end, as a store reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,14 +250,10 @@ fn replace<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, key: &K, value: Option<V
     }
 }
 
-fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
-    text.parse().map_err(|e: T::Err| format!("its key is malformed: {e}"))
-}
-
 fn parse_pair<A, B>(text: &str) -> Result<(A, B), String>
 where
-    A: std::str::FromStr<Err: std::fmt::Display>,
-    B: std::str::FromStr<Err: std::fmt::Display>,
+    A: FromStr<Err: Display> + Display,
+    B: FromStr<Err: Display> + Display,
 {
     let (a, b) = text.split_once('/').ok_or("its key is malformed: a part is missing")?;
     Ok((parse(a)?, parse(b)?))
@@ -357,6 +353,21 @@ mod tests {
         let error = snapshot.apply(&Change { key: key.clone(), value: Some(b"{".to_vec()) }).unwrap_err();
         assert_eq!(error.key, key);
         assert_eq!(snapshot, Snapshot::default());
+    }
+
+    #[test]
+    fn a_second_key_for_the_same_thing_is_malformed() {
+        let (network, value) = (NetworkId::random(), encode(&NetworkId::random()));
+        for key in [
+            format!("{}+5", schema::VNIS),
+            format!("{}05", schema::VNIS),
+            format!("{}{network}/FD00::1", schema::WANTED),
+        ] {
+            let mut snapshot = Snapshot::default();
+            let error = snapshot.apply(&Change { key, value: Some(value.clone()) }).unwrap_err();
+            assert!(error.reason.contains("is written"), "{error}");
+            assert_eq!(snapshot, Snapshot::default());
+        }
     }
 
     #[test]
