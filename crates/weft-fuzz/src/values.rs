@@ -22,6 +22,9 @@ pub fn check(bytes: &[u8]) {
     shown_as_read::<NetworkId>(text);
     shown_as_read::<EndpointId>(text);
     drop(text.parse::<Datapath>());
+    if let Ok(mac) = text.parse::<MacAddr>() {
+        assert_eq!(mac.to_string(), text.to_ascii_lowercase().replace('-', ":"));
+    }
     assert!(weft::fuzzing::value(text) <= 3);
     if let Ok(url) = text.parse::<StoreUrl>() {
         // The prefix of a URL with a path is made from both.

@@ -81,7 +81,9 @@ impl FromStr for MacAddr {
         let mut bytes = [0u8; 6];
         let mut parts = s.split([':', '-']);
         for byte in &mut bytes {
-            let part = parts.next().filter(|p| p.len() == 2).ok_or_else(error)?;
+            // Without the second condition "+2" would be one: a sign is a part of Rust's numbers.
+            let is_byte = |p: &&str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
+            let part = parts.next().filter(is_byte).ok_or_else(error)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| error())?;
         }
         if parts.next().is_some() { Err(error()) } else { Ok(Self(bytes)) }
@@ -120,7 +122,14 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_mac() {
-        for bad in ["", "02:42", "02:42:0a:00:00:03:04", "02:42:0a:00:00:zz", "2:42:0a:00:00:03"] {
+        for bad in [
+            "",
+            "02:42",
+            "02:42:0a:00:00:03:04",
+            "02:42:0a:00:00:zz",
+            "2:42:0a:00:00:03",
+            "+2:42:0a:00:00:03",
+        ] {
             assert!(bad.parse::<MacAddr>().is_err(), "{bad}");
         }
     }
