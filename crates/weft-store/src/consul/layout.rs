@@ -26,8 +26,16 @@ const LAST_EPOCH: u16 = 0xfff;
 /// Which life of the store it is: chosen at random when the first record is written. Consul's indexes start
 /// again when it is wiped; with the epoch above them, no revision of one life is taken for one of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
+#[serde(try_from = "u16")]
 pub struct Epoch(u16);
+
+impl TryFrom<u16> for Epoch {
+    type Error = String;
+    fn try_from(number: u16) -> Result<Self, String> {
+        let range = 1..=LAST_EPOCH;
+        if range.contains(&number) { Ok(Self(number)) } else { Err(format!("{number} is no epoch")) }
+    }
+}
 
 impl Epoch {
     /// An epoch from a random number.
@@ -38,8 +46,7 @@ impl Epoch {
     /// What stands in [`Layout::head`], first. `None` if that is no epoch.
     pub fn from_head(value: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(value).ok()?;
-        let number = text.split(' ').next()?.parse().ok()?;
-        (1..=LAST_EPOCH).contains(&number).then_some(Self(number))
+        text.split(' ').next()?.parse::<u16>().ok()?.try_into().ok()
     }
 
     /// The revision that Consul's index is.
@@ -114,8 +121,7 @@ impl Layout {
 
     /// The lease of a key that [`Layout::lease`] made.
     pub fn lease_of(&self, whole: &str) -> Option<LeaseId> {
-        let name = whole.strip_prefix(&self.leases())?;
-        i64::from_str_radix(name, 16).ok().map(LeaseId)
+        lease_named(whole.strip_prefix(&self.leases())?)
     }
 
     pub fn all_bound(&self) -> String {
@@ -133,8 +139,14 @@ impl Layout {
     /// The lease and the record's key of a key that [`Layout::bound`] made.
     pub fn bound_of<'a>(&self, whole: &'a str) -> Option<(LeaseId, &'a str)> {
         let (lease, key) = whole.strip_prefix(&self.all_bound())?.split_once('/')?;
-        Some((LeaseId(i64::from_str_radix(lease, 16).ok()?), key))
+        Some((lease_named(lease)?, key))
     }
+}
+
+/// The lease of this name, if [`Layout`] would write it so.
+fn lease_named(name: &str) -> Option<LeaseId> {
+    let number = i64::from_str_radix(name, 16).ok().filter(|number| *number >= 0)?;
+    (format!("{number:08x}") == name).then_some(LeaseId(number))
 }
 
 /// A record's flags: the lease that it is bound to, and a random part, so that a record that is written again as
@@ -184,6 +196,9 @@ mod tests {
         let lease = LeaseId(0xab);
         assert_eq!(layout.lease_of(&layout.lease(lease)), Some(lease));
         assert_eq!(layout.bound_of(&layout.bound(lease, "v1/alive/n")), Some((lease, "v1/alive/n")));
+        for other in ["-1", "+1", "1", "0000000AB"] {
+            assert_eq!(layout.bound_of(&format!("a/b/.weft/bound/{other}/k")), None, "{other}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The change log's segments: which there are, and which of them holds a revision.
 
 use super::layout::Epoch;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 use std::fmt;
 
 /// Closed segments that are kept. With [`super::journal::ENTRIES`] in each on average, a watch can go back about
@@ -51,6 +51,10 @@ impl Segments {
     /// As stored, modified at `index`.
     pub fn read(value: &[u8], index: u64) -> Result<Self, serde_json::Error> {
         let stored: Self = serde_json::from_slice(value)?;
+        // No store has had so many segments, and counting on from such a number would end beyond the last one.
+        if stored.first > u64::MAX / 2 {
+            return Err(serde_json::Error::custom(format!("{} is no segment's number", stored.first)));
+        }
         Ok(stored.modified(index))
     }
 
@@ -125,6 +129,16 @@ mod tests {
         assert_eq!(numbers(&segments, &[11, 20, 21]), [Some(0), Some(0), Some(1)]);
         assert_eq!(segments.current().number, 1);
         assert_eq!(segments.forgotten(), None);
+    }
+
+    #[test]
+    fn numbers_that_no_store_has_come_to_are_refused() {
+        for value in [
+            r#"{"epoch":7,"first":18446744073709551615,"starts":[]}"#,
+            r#"{"epoch":0,"first":0,"starts":[]}"#,
+        ] {
+            assert!(Segments::read(value.as_bytes(), 1).is_err(), "{value}");
+        }
     }
 
     #[test]
