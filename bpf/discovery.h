@@ -109,6 +109,9 @@ INLINE int answer_solicitation(struct __sk_buff *skb, __u32 vni)
 	if ((void *)nd + ND_WITHOUT_OPTION > (void *)(long)skb->data_end || nd->ip.next_header != IPPROTO_ICMPV6 ||
 	    nd->ip.hop_limit != ND_HOPS || nd->type != ND_SOLICITATION || nd->code)
 		return TCX_NEXT;
+	// Nobody's address is a group's: an answer there would go to everybody as if all had asked.
+	if (*(__u8 *)nd->ip.src == 0xff)
+		return TCX_NEXT;
 	__builtin_memcpy(asker, nd->ip.src, sizeof(asker));
 	__builtin_memcpy(asker_mac, nd->eth.src, sizeof(asker_mac));
 	__builtin_memcpy(target, nd->target, sizeof(target));
