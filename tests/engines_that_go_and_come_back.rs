@@ -44,20 +44,10 @@ fn a_stopped_or_killed_engine_leaves_no_endpoint_behind(version: EngineVersion) 
     let Some(mut pair) = Pair::up("leak", version) else { return };
     pair.network("net", &["--subnet", "10.63.0.0/24"]);
     let run = |pair: &Pair, name: &str, policy: &str| {
-        let run = [
-            "run",
-            "-d",
-            "--net=net",
-            "--name",
-            name,
-            "--restart",
-            policy,
-            "--stop-signal=KILL",
-            "box",
-            "sleep",
-            "3600",
-        ];
-        pair.b().docker(&run).unwrap();
+        // A container's first process does not heed SIGTERM unless it asks for it: an engine that ends would wait ten seconds
+        // before it kills it.
+        let run = ["run", "-d", "--net=net", "--stop-signal", "KILL", "--restart", policy, "--name", name];
+        pair.b().docker(&[&run[..], &["box", "sleep", "3600"]].concat()).unwrap();
     };
     for kill in [false, true] {
         run(&pair, "mortal", "no");

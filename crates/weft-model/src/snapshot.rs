@@ -361,7 +361,7 @@ mod tests {
         for key in [
             format!("{}+5", schema::VNIS),
             format!("{}05", schema::VNIS),
-            format!("{}{network}/FD00::1", schema::WANTED),
+            format!("{}{network}/wanted/FD00::1", schema::ON),
         ] {
             let mut snapshot = Snapshot::default();
             let error = snapshot.apply(&Change { key, value: Some(value.clone()) }).unwrap_err();
