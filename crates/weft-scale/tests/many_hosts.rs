@@ -11,7 +11,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use weft_lab::{Tools, cannot_run, figures};
 use weft_scale::{Door, Process, Run, Shape, measure, populate};
-use weft_store::{Embedded, JoinToken, embedded::serve};
+use weft_store::{
+    Embedded, JoinToken,
+    embedded::{Authority, serve},
+};
 
 const SHAPE: Shape = Shape { hosts: 50, endpoints: 2_000, networks: 20, parts: 4 };
 
@@ -48,8 +51,10 @@ async fn fifty_hosts_converge_on_an_embedded_store() {
     let store = Arc::new(Embedded::open(dir.path().join("store.redb")).await.unwrap());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("weft://{}", listener.local_addr().unwrap()).parse().unwrap();
-    let (token, shutdown) = (JoinToken::random().unwrap(), CancellationToken::new());
-    let server = tokio::spawn(serve(listener, store, token.clone(), shutdown.clone()));
+    let authority = Arc::new(Authority::load_or_create(&dir.path().join(Authority::FILE)).unwrap());
+    let (token, shutdown) = (JoinToken::random(authority.pin()).unwrap(), CancellationToken::new());
+    let tls = authority.server_config(None).unwrap();
+    let server = tokio::spawn(serve(listener, store, token.clone(), tls, shutdown.clone()));
     converges("embedded", Door { url, token: Some(token), dir: dir.path().to_owned() }).await;
     shutdown.cancel();
     server.await.unwrap().unwrap();
