@@ -7,7 +7,9 @@
 use nix::sched::{CloneFlags, setns};
 use serde_json::Value;
 use std::{collections::BTreeSet, fs, net::UdpSocket, process::Command, thread, time::Duration};
-use weft_e2e::{eventually, kernel_picture, lab, one_more, options_with_etcd, records, refusal, seen, weft};
+use weft_e2e::{
+    eventually, kernel_picture, lab, one_more, only_on, options_with_etcd, records, refusal, seen, weft,
+};
 use weft_lab::{Daemon, DaemonOptions, Fixture, Host, LabOptions, output};
 
 /// Everything that a refused request must leave as it was.
@@ -35,6 +37,9 @@ const fn refused(
 
 #[test]
 fn a_refused_request_says_why_and_changes_nothing() {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(options) = options_with_etcd("refuse") else { return };
     let Some(mut lab) = lab(options) else { return };
     let (mut only, spare) = (one_more(&mut lab, "h2", 8), one_more(&mut lab, "h1", 9));

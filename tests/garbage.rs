@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
-use weft_e2e::{eventually, lab, options_with_etcd, records, refusal, seen, weft_devices};
+use weft_e2e::{eventually, lab, only_on, options_with_etcd, records, refusal, seen, weft_devices};
 use weft_lab::{LabOptions, figures};
 
 #[test]
 fn a_lost_hosts_addresses_are_freed_when_the_operator_says_that_it_is_dead() {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(options) = options_with_etcd("gc") else { return };
     let daemon_arguments = vec!["--lease-ttl".to_owned(), "2".to_owned()];
     let Some(mut lab) = lab(LabOptions { daemon_arguments, ..options }) else { return };

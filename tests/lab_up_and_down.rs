@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::process::Output;
-use weft_e2e::{refusal, traces, weft_output};
+use weft_e2e::{only_on, refusal, traces, weft_output};
 use weft_lab::{Lab, cannot_run};
 
 /// Its name, of this test run only.
@@ -29,6 +29,9 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn a_lab_of_three_hosts_comes_up_is_entered_and_goes_without_a_trace() {
+    if !only_on("ebpf") {
+        return;
+    }
     if !nix::unistd::geteuid().is_root() {
         return cannot_run("weft lab", &"it makes network namespaces and must run as root");
     }

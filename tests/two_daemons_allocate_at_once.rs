@@ -8,7 +8,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use weft_e2e::{eventually, lab, options_with_etcd, post, seen};
+use weft_e2e::{eventually, lab, only_on, options_with_etcd, post, seen};
 use weft_lab::{Fixture, LabOptions};
 
 const ADDRESSES: usize = 2_000;
@@ -49,6 +49,9 @@ fn request_addresses(socket: &Path, pool: &str, count: usize) -> Vec<String> {
 
 #[test]
 fn two_thousand_addresses_through_two_daemons_and_etcd_have_two_thousand_owners() {
+    if !only_on("ebpf") {
+        return;
+    }
     let Some(options) = options_with_etcd("ipam") else { return };
     let Some(mut lab) = lab(LabOptions { containers: 0, ..options }) else { return };
     let sockets = serve_docker_protocol(&mut lab);

@@ -41,18 +41,6 @@ const KERNEL: [&str; 2] = ["weft-kernel", "weft-lab"];
 /// How many tests run at once where none disturbs another: those of the stores start a server each and wait for it, for
 /// leases to end and for timeouts far longer than they compute.
 const AT_ONCE: &str = "12";
-/// Tests of the control plane: what they are about is above the data path and the same on both, so they run on the
-/// first alone. All others run on both.
-const ABOVE_THE_DATA_PATH: [&str; 8] = [
-    "an_engine_that_was_away_catches_up",
-    "a_stopped_or_killed_engine_leaves_no_endpoint_behind",
-    "a_weft_that_was_away_is_found_again_by_docker",
-    "a_network_of_the_same_name_is_reported_and_not_overwritten",
-    "a_lab_of_three_hosts_comes_up_is_entered_and_goes_without_a_trace",
-    "a_lost_hosts_addresses_are_freed_when_the_operator_says_that_it_is_dead",
-    "a_refused_request_says_why_and_changes_nothing",
-    "two_thousand_addresses_through_two_daemons_and_etcd_have_two_thousand_owners",
-];
 /// The crate of the end-to-end tests.
 const END_TO_END: &str = "weft-e2e";
 
@@ -129,8 +117,6 @@ fn steps(quick: bool) -> Vec<Step> {
         steps.push(step("kernel and lab", kernel, None));
         let end_to_end = vec!["test", "--no-fail-fast", "--package", END_TO_END, "--", "--test-threads=1"];
         steps.push(step("end to end, eBPF data path", end_to_end.clone(), Some("ebpf")));
-        let skipped = ABOVE_THE_DATA_PATH.iter().flat_map(|&name| ["--skip", name]);
-        let end_to_end = end_to_end.into_iter().chain(skipped).collect();
         steps.push(step("end to end, kernel data path", end_to_end, Some("kernel")));
     }
     steps
@@ -297,19 +283,5 @@ mod tests {
         }
         let paths: Vec<_> = all.iter().filter_map(|step| step.datapath).collect();
         assert_eq!(paths, ["ebpf", "kernel"]);
-    }
-
-    #[test]
-    fn what_runs_on_one_data_path_alone_is_there_and_is_skipped_on_the_second() {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
-        let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
-        let sources: String =
-            files.filter(|file| file.is_file()).map(|file| fs::read_to_string(file).unwrap()).collect();
-        let skips = |step: &Step, name| step.arguments.windows(2).any(|w| w == ["--skip", name]);
-        for name in ABOVE_THE_DATA_PATH {
-            assert!(sources.contains(&format!("fn {name}(")), "there is no test {name}");
-            let skipping: Vec<_> = steps(false).iter().map(|step| skips(step, name)).collect();
-            assert_eq!(skipping, [false, false, false, true], "{name}");
-        }
     }
 }

@@ -57,8 +57,8 @@ pub async fn measure(run: &Run) -> Result<Report> {
         .buffer_unordered(STARTERS)
         .try_collect()
         .await?;
-    let store = run.door.open().await?;
-    let records = records(store.as_ref()).await?;
+    let door = run.door.open().await?;
+    let records = records(door.as_ref()).await?;
     let wanted: Vec<usize> = hosts.iter().map(|host| host.wanted(&records).len()).collect();
     until(run.patience, "hosts with all of their networks", || {
         let lagging = hosts.iter().zip(&wanted).filter(|(host, wanted)| host.kernel().len() != **wanted);
@@ -92,7 +92,7 @@ pub async fn measure(run: &Run) -> Result<Report> {
     let storm = look.end()?;
     tracing::info!(p99 = storm.reach.p99_ms, storm_rate, storm_lag_s, "storm");
 
-    check(&hosts, store.as_ref(), run.patience).await?;
+    check(&hosts, door.as_ref(), run.patience).await?;
     let count = run.shape.hosts as f64;
     let objects = hosts.iter().map(|host| host.kernel().len()).sum::<usize>() as f64;
     let report = Report {

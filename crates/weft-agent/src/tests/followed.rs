@@ -65,7 +65,7 @@ async fn a_daemon_that_starts_again_takes_nothing_down_whether_its_networks_were
     }
     // What it had is gone by its next start.
     let keys = [schema::key_of_endpoint(&made)];
-    cluster.store.commit(keys.iter().fold(Txn::new(), |txn, key| txn.delete(key))).await.unwrap();
+    cluster.store.commit(keys.iter().fold(Txn::new(), Txn::delete)).await.unwrap();
     let running = start().await;
     assert!(kernel.state().is_empty());
     running.stop().await.unwrap();
