@@ -23,7 +23,7 @@ impl Agent {
     ) -> Result<IpNet, AgentError> {
         self.follow_network(network).await?;
         let mut away = self.0.outbox.is_away();
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self);
         for _ in 0..ATTEMPTS {
             if away {
                 return self.claim_reserved(network, subnet, wanted).await;
@@ -35,7 +35,9 @@ impl Agent {
                 }
             }
             let ip = match self.choose_address(network, subnet, wanted) {
-                Err(AgentError::Ipam(IpamError::Full { .. })) if patience.for_others(self, network).await => {
+                Err(AgentError::Ipam(IpamError::Full { .. }))
+                    if patience.for_the_reserves(self, network).await =>
+                {
                     continue;
                 }
                 chosen => chosen?,

@@ -77,13 +77,13 @@ impl Agent {
             };
         }
         let mut away = self.0.outbox.is_away();
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self);
         for _ in 0..ATTEMPTS {
             match self.try_endpoint(&spec, away).await {
                 Ok(Some((endpoint, revision))) => return self.finish_endpoint(endpoint, revision).await,
                 Ok(None) => {}
                 Err(AgentError::Ipam(IpamError::Full { .. }))
-                    if patience.for_others(self, &spec.network).await => {}
+                    if patience.for_the_reserves(self, &spec.network).await => {}
                 Err(AgentError::Store(error)) if error.is_away() && !away => away = true,
                 Err(error) => return Err(error),
             }

@@ -5,6 +5,7 @@
 //! a while: a container that was stopped may be started again. Networks that this host does not follow are no affair of the
 //! reserve's; those that it needs no longer it ceases to follow here.
 
+use crate::view::Seen;
 use crate::{Agent, AgentError, followed::KEPT};
 use ipnet::IpNet;
 use std::{
@@ -13,7 +14,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, NodeId, encode, schema};
 use weft_plan::{reserve_change, reserved};
@@ -277,26 +278,32 @@ impl Drop for Asking<'_> {
     }
 }
 
-/// Waits for other hosts to give back what they hold ahead on a network that is full: they do when they see it fill up.
+/// Waits for hosts, this one among them, to give back what they hold ahead on a network that is full: they do when they see
+/// it fill up.
 pub(crate) struct Patience {
     until: Instant,
+    /// News since the network was last found full.
+    seen: watch::Receiver<Seen>,
+    looked_again: bool,
 }
 
 impl Patience {
-    pub(crate) fn new() -> Self {
-        Self { until: Instant::now() + GIVING_BACK }
+    /// From before the first look on: news that come between a look and the wait are not missed.
+    pub(crate) fn new(agent: &Agent) -> Self {
+        Self { until: Instant::now() + GIVING_BACK, seen: agent.0.view.seen(), looked_again: false }
     }
 
-    /// Waits for news, if others hold addresses ahead. `false`: there is nothing to wait for, or not any longer.
-    pub(crate) async fn for_others(&mut self, agent: &Agent, network: &NetworkId) -> bool {
-        let held_by_others = agent.read(|s| {
+    /// Waits for news, if addresses are held ahead. `false`: there is nothing to wait for, or not any longer.
+    pub(crate) async fn for_the_reserves(&mut self, agent: &Agent, network: &NetworkId) -> bool {
+        let held_ahead = agent.read(|s| {
             let mut claims = s.addresses.get(network).into_iter().flat_map(BTreeMap::values);
-            claims.any(|c| c.kind == ClaimKind::Reserved && c.node != agent.0.node)
+            claims.any(|c| c.kind == ClaimKind::Reserved)
         });
-        if !held_by_others {
-            return false;
+        if !held_ahead {
+            // The last of it may have been given back since the look that found the network full.
+            let news = self.seen.has_changed().unwrap_or(false);
+            return news && !std::mem::replace(&mut self.looked_again, true);
         }
-        let mut seen = agent.0.view.seen();
-        tokio::time::timeout_at(self.until, seen.changed()).await.is_ok()
+        tokio::time::timeout_at(self.until, self.seen.changed()).await.is_ok()
     }
 }
