@@ -5,8 +5,7 @@
 //! a while: a container that was stopped may be started again. Networks that this host does not follow are no affair of the
 //! reserve's; those that it needs no longer it ceases to follow here.
 
-use crate::view::Seen;
-use crate::{Agent, AgentError, followed::KEPT};
+use crate::{Agent, AgentError, followed::KEPT, view::Seen};
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
