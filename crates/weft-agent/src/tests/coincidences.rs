@@ -35,7 +35,6 @@ async fn a_dead_hosts_endpoint_and_its_address_go_in_one_transaction() {
     let network = a.network("blue", "10.9.0.0/24").await;
     b.knows(&network.id).await;
     let theirs = b.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
-    until("a knows it", async || a.agent.endpoint(&network.id, &theirs.id).is_some()).await;
     let before = cluster.store.list(schema::ALL).await.unwrap().revision;
     a.agent.collect_garbage(&["h2".to_owned()]).await.unwrap();
     let changes = cluster.store.watch(schema::ALL, before).await.unwrap();
@@ -55,6 +54,8 @@ async fn a_host_that_is_alive_again_keeps_what_a_collection_under_way_would_have
     let network = a.network("blue", "10.9.0.0/24").await;
     b.knows(&network.id).await;
     let theirs = b.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    // While the store is away a host knows of the networks that it follows.
+    a.agent.follow_network(&network.id).await.unwrap();
     until("a knows it", async || a.agent.endpoint(&network.id, &theirs.id).is_some()).await;
     a.cable.cut();
     until("a knows that the store is away", async || a.agent.0.outbox.is_away()).await;
