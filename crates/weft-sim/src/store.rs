@@ -8,13 +8,14 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 use weft_model::{Change, Revision, Snapshot};
+use weft_plan::RESERVE;
 use weft_store::{Batch, LeaseId, Limits, Listing, Outcome, Record, StoreError, Txn, Write};
 
 /// What the store is called.
 pub const ADDRESS: &str = "sim://store";
 
-/// Few operations, so that what may have to be done in several transactions is.
-pub const LIMITS: Limits = Limits { operations: 12, bytes: Txn::MAX_BYTES };
+/// Few operations, so that what may have to be done in several transactions is: but enough for a reserve.
+pub const LIMITS: Limits = Limits { operations: 2 + 2 * RESERVE, bytes: Txn::MAX_BYTES };
 
 /// Told of every change, with all records as they are then.
 pub type Watcher = Arc<dyn Fn(&Batch, &Snapshot) + Send + Sync>;
