@@ -15,7 +15,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_kernel::{KernelError, Underlay};
-use weft_model::{Mtu, Node, NodeId, encode, schema, unix_now};
+use weft_model::{Mtu, Node, NodeId, UnixSeconds, encode, schema, unix_now};
 use weft_store::{LeaseKeeper, Store, Txn, replace_file};
 
 /// How often the record is compared even when nothing seems to have changed.
@@ -129,6 +129,7 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         .changes()
         .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
         .ok();
+    take_addresses(&inner);
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
     let mut held = inner.view.this().vteps.into_iter().collect();
     let (mut published, mut due, mut wait) = (false, true, LOOK);
@@ -209,7 +210,7 @@ fn look(inner: &Inner) -> bool {
     let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
     let described = inner.machine.describe(&inner.options, &inner.node, inner.epoch);
     let node = described.and_then(|node| same_family(&known, node)).map(|node| Node {
-        started: known.started,
+        started: started(inner, &known, &node.vteps, &peers),
         underlay_mtu: path_mtu(inner, &node, &peers),
         ..node
     });
@@ -230,6 +231,34 @@ fn look(inner: &Inner) -> bool {
             false
         }
         Ok(_) | Err(_) => false,
+    }
+}
+
+/// When this node took its VTEP addresses. One that it has taken anew was another's until then. The same address is taken
+/// back from a node that does not live: that one had it for a while.
+fn started(inner: &Inner, known: &Node, vteps: &[IpAddr], peers: &[Node]) -> UnixSeconds {
+    let anew = known.vteps != vteps;
+    let alive = inner.view.read(|s| s.alive.keys().cloned().collect::<BTreeSet<_>>());
+    started_after(known, vteps, peers.iter().filter(|peer| anew || !alive.contains(&peer.id)))
+}
+
+/// The same over these `others`: later than that of each that has one of the addresses (see [`weft_plan::displaced`]).
+fn started_after<'a>(known: &Node, vteps: &[IpAddr], others: impl Iterator<Item = &'a Node>) -> UnixSeconds {
+    let rank = |node: &Node| (node.started, node.id.clone());
+    let rivals = others.filter(|other| other.vteps.iter().any(|vtep| vteps.contains(vtep)));
+    let before = rivals.filter(|other| rank(other) > rank(known)).map(|other| other.started);
+    before.max().map_or(known.started, |before| before.saturating_add(1))
+}
+
+/// Takes this node's addresses from whichever node had them before this start.
+fn take_addresses(inner: &Inner) {
+    let known = inner.view.this();
+    let started = inner.view.read(|s| {
+        let others = s.nodes.values().filter(|other| other.id != known.id);
+        started_after(&known, &known.vteps, others)
+    });
+    if started != known.started {
+        inner.view.set_this(Node { started, ..known });
     }
 }
 
@@ -304,4 +333,25 @@ fn another_has_this_id(inner: &Inner, record: &[u8]) {
 pub(crate) async fn write(store: &dyn Store, node: &Node) -> Result<(), AgentError> {
     store.commit(Txn::new().put(schema::node_key(&node.id), encode(node))).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_plan::displaced;
+
+    #[test]
+    fn whoever_takes_an_address_has_it_from_then_on_although_the_others_clock_was_ahead() {
+        let before = Node { started: 700, ..crate::tests::cluster::node(1) };
+        let known = Node { id: NodeId::random(), started: 7, ..before.clone() };
+        let elsewhere = Node { vteps: vec!["192.0.2.200".parse().unwrap()], started: 900, ..before.clone() };
+        let started = started_after(&known, &known.vteps, [&before, &elsewhere].into_iter());
+        assert_eq!(started, 701);
+        let now = Node { started, ..known };
+        assert_eq!(started_after(&now, &now.vteps, [&before].into_iter()), 701);
+        let mut snapshot = weft_model::Snapshot::default();
+        snapshot.nodes.extend([&before, &now].map(|node| (node.id.clone(), node.clone())));
+        let lost = displaced(&snapshot);
+        assert_eq!(lost.values().collect::<BTreeSet<_>>(), BTreeSet::from([&now.id]));
+    }
 }

@@ -136,7 +136,8 @@ where
     let kept = cache::load(&cache, &store.address());
     let (last, connected) = meet_store(store.as_ref(), &node, kept.as_ref()).await?;
     let known = last.is_some();
-    let this = Node { epoch: last.map_or(1, |last| last.epoch + 1), ..this };
+    let (epoch, started) = last.map_or((1, 0), |last| (last.epoch + 1, last.started));
+    let this = Node { epoch, started: this.started.max(started), ..this };
     if connected {
         membership::write(store.as_ref(), &this).await?;
     }

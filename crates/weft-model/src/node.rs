@@ -27,7 +27,8 @@ pub struct Node {
     pub version: String,
     /// Counts the daemon's starts: endpoints carry the epoch of the start that made them.
     pub epoch: u64,
-    /// When this daemon started.
+    /// When this daemon started; but always later than that of every node that had its VTEP addresses before, whatever the
+    /// clocks say.
     pub started: UnixSeconds,
     /// The host's own routes, against which new subnets are checked (default routes and weft's own left out).
     #[serde(default)]

@@ -2,7 +2,8 @@
 //!
 //! It comes about when a host is installed anew (another id at the same address), or when DHCP gives the address of a
 //! host that is off to another. Frames to the address reach one of them, and for the others' endpoints they would be lost
-//! without a word: so the others are planned as nodes that cannot be reached.
+//! without a word: so the others are planned as nodes that cannot be reached. Leases say nothing about it: one ends without
+//! the host having gone, and that of a host that was installed anew lives on for a while.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -10,10 +11,10 @@ use std::{
 };
 use weft_model::{Node, NodeId, Snapshot};
 
-/// Nodes that have lost a VTEP address to another node, by the address. Of the nodes that name it, the one whose lease
-/// lives has it, then the one that started last, then the one of the greater id.
+/// Nodes that have lost a VTEP address to another node, by the address. Of the nodes that name it, the one that took it last
+/// has it ([`Node::started`]), or the one of the greater id.
 pub fn displaced(snapshot: &Snapshot) -> BTreeMap<(IpAddr, NodeId), NodeId> {
-    let rank = |node: &Node| (snapshot.alive.contains_key(&node.id), node.started, node.id.clone());
+    let rank = |node: &Node| (node.started, node.id.clone());
     let mut holders: BTreeMap<IpAddr, &Node> = BTreeMap::new();
     let mut shared = Vec::new();
     for node in snapshot.nodes.values() {

@@ -6,16 +6,16 @@ use std::collections::BTreeMap;
 use weft_model::Node;
 
 #[test]
-fn the_one_that_lives_has_the_address_then_the_one_that_started_last() {
+fn the_one_that_took_the_address_last_has_it_whoever_has_a_lease() {
     let old = node(1, &["192.0.2.1", "2001:db8::1"], 1500);
     let new = Node { started: 7, ..node(2, &["192.0.2.1"], 1500) };
     let mut snapshot = snapshot(&[old, new, node(3, &["192.0.2.3"], 1500)], &[], &[]);
     let lost = |loser: usize, owner: usize| BTreeMap::from([((ip("192.0.2.1"), id(loser)), id(owner))]);
     assert_eq!(displaced(&snapshot), lost(1, 2));
     Step::Alive(1, true).apply(&mut snapshot);
-    assert_eq!(displaced(&snapshot), lost(2, 1), "its lease lives");
-    Step::Alive(2, true).apply(&mut snapshot);
-    assert_eq!(displaced(&snapshot), lost(1, 2));
+    assert_eq!(displaced(&snapshot), lost(1, 2), "the lease of a host that was installed anew lives on");
+    Step::Node(1, Some(Node { started: 8, ..node(1, &["192.0.2.1"], 1500) })).apply(&mut snapshot);
+    assert_eq!(displaced(&snapshot), lost(2, 1));
     Step::Node(2, None).apply(&mut snapshot);
     assert!(displaced(&snapshot).is_empty());
 }
