@@ -68,7 +68,8 @@ impl Agent {
         rest: &mut Duration,
     ) -> Result<(), AgentError> {
         let reserving = self.0.reserving.lock().await;
-        if !*reserving {
+        // Before the store has listed its records, a network that is not known may be there all the same.
+        if !*reserving || !self.0.view.is_listed() {
             return Ok(());
         }
         let now = Instant::now();
