@@ -179,7 +179,7 @@ mod tests {
         let store = Embedded::open(folder.path().join("store.redb")).await.unwrap();
         let lease = store.grant(std::time::Duration::from_secs(30)).await.unwrap();
         let txn = Txn::new()
-            .put(schema::META, b"{\"schema\":1}".to_vec())
+            .put(schema::META, b"{\"schema\":2}".to_vec())
             .put("v1/pools/a", vec![0, 255])
             .put_leased("v1/alive/n", b"1".to_vec(), lease);
         store.commit(txn).await.unwrap();

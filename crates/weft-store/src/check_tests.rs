@@ -33,7 +33,7 @@ fn sound() -> Vec<(String, Value)> {
         "advertise": null, "version": "0", "epoch": 1, "started": 1,
     });
     let all = [
-        ("meta", json!({"schema": 1})),
+        ("meta", json!({"schema": schema::VERSION})),
         ("node", node),
         ("network", network),
         ("names/blue", json!(NETWORK)),
