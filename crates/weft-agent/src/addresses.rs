@@ -1,6 +1,6 @@
 //! Claiming addresses: by compare-and-swap in the store, so that no two endpoints ever have the same one.
 
-use crate::{Agent, AgentError, reserve::Patience};
+use crate::{Agent, AgentError, endpoints::Held, reserve::Patience};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{
@@ -74,16 +74,33 @@ impl Agent {
             .read(|s| s.networks.get(network).cloned())
             .ok_or_else(|| AgentError::NoSuchNetwork(network.to_string()))?;
         for _ in 0..ATTEMPTS {
-            let ip = self.reserved(&record, subnet, wanted)?;
-            let Some(held) = self.held(&record, ip).await? else { continue };
-            let key = schema::address_key(network, ip);
+            let pick = || self.reserved(&record, subnet, wanted).map(|ip| with_prefix(ip, subnet));
+            let (net, held) = self.take_reserved(&record, pick).await?;
+            let key = schema::address_key(network, net.addr());
             let claim = self.new_claim(ClaimKind::Ipam, None);
             let txn = Txn::new().unchanged(&key, held.revision).put(key, encode(&claim));
             if let Outcome::Committed(_) = self.commit(txn).await? {
-                return Ok(with_prefix(ip, subnet));
+                return Ok(net);
             }
         }
         Err(AgentError::Contention(format!("subnet {subnet}"), ATTEMPTS))
+    }
+
+    /// An address held ahead, and its claim: another verb of this host may have been faster with the first that is picked.
+    pub(crate) async fn take_reserved(
+        &self,
+        network: &Network,
+        pick: impl Fn() -> Result<IpNet, AgentError>,
+    ) -> Result<(IpNet, Held), AgentError> {
+        for _ in 0..ATTEMPTS {
+            let net = pick()?;
+            match self.held(network, net.addr()).await {
+                Ok(Some(held)) if held.kind == ClaimKind::Reserved => return Ok((net, held)),
+                Ok(_) | Err(AgentError::Ipam(IpamError::Taken { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(AgentError::Contention(format!("network {}", network.id.short()), ATTEMPTS))
     }
 
     /// Gives back an address that this node claimed for an engine's IPAM. Idempotent. Where an endpoint has it still (its

@@ -172,9 +172,9 @@ impl Agent {
                 continue;
             }
             if away {
-                let net = self.reserved_of_family(network, v4)?;
-                let held = self.held(network, net.addr()).await?;
-                addresses.push(Address { net, held });
+                let (net, held) =
+                    self.take_reserved(network, || self.reserved_of_family(network, v4)).await?;
+                addresses.push(Address { net, held: Some(held) });
             } else {
                 let chosen = self.choose_of_family(network, v4)?;
                 addresses.extend(chosen.map(|net| Address { net, held: None }));

@@ -11,7 +11,7 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use weft_model::{
-    BadRecord, NetworkId,
+    BadRecord, NetworkId, Revision,
     schema::{self, Scope},
 };
 use weft_store::{
@@ -48,6 +48,8 @@ async fn follow_all(outbox: &Arc<Outbox>, view: &Arc<View>) {
         for (network, task) in given_up {
             drop(task);
             view.forget(&network);
+            // Nobody brings back what was told of it.
+            outbox.follows(&Scope::Network(network), Revision(u64::MAX)).await;
         }
         for network in followed {
             networks.entry(network).or_insert_with_key(|id| start(Scope::Network(id.clone())));

@@ -225,7 +225,9 @@ impl Agent {
             let subnet = network.subnets.iter().find(|s| s.net == subnet)?;
             let claims = s.addresses.get(&network.id)?;
             let held = reserved(claims, subnet, &self.0.node);
-            let fits = held.filter(|ip| wanted.is_none_or(|wanted| wanted == *ip));
+            // Whoever is asking the store for one may have it by now.
+            let is_asked = |ip: &IpAddr| self.0.outbox.is_asking(&schema::address_key(&network.id, *ip));
+            let fits = held.filter(|ip| wanted.is_none_or(|wanted| wanted == *ip) && !is_asked(ip));
             fits.min_by_key(|ip| claims.get(ip).map(|claim| claim.since))
         });
         found.ok_or_else(|| {

@@ -60,7 +60,7 @@ pub(super) struct Journal {
     head: Vec<u8>,
     /// Entries that the store has not been told, the oldest first, each with its number.
     entries: VecDeque<(u64, Entry)>,
-    /// Entries that it has been told, and that the follower has not brought back yet.
+    /// Entries that it has been told, and that the follower has not brought back yet, by revision.
     told: Vec<(Revision, Entry)>,
     /// The number of the last entry that wrote a key.
     versions: BTreeMap<String, u64>,
@@ -135,6 +135,12 @@ impl Journal {
         self.versions.get(key).copied()
     }
 
+    /// The last revision at which the store was told of `key`, if the follower has not brought it back yet.
+    pub fn told_at(&self, key: &str) -> Option<Revision> {
+        let about = |entry: &Entry| entry.steps.iter().any(|step| step.key == key);
+        self.told.iter().rev().find(|(_, entry)| about(entry)).map(|(revision, _)| *revision)
+    }
+
     /// What the view has to show although the follower has not brought it: the last value of each key.
     pub fn untold(&self) -> crate::view::Untold {
         let told = self.told.iter().map(|(_, entry)| entry);
@@ -165,6 +171,14 @@ impl Journal {
             self.told.push((revision, entry));
         }
         Ok(())
+    }
+
+    /// The store was told this without the journal, as this revision; `after` is the record from then on.
+    pub fn done(&mut self, revision: Revision, key: &str, after: Option<String>) {
+        let step = Step { key: key.to_owned(), before: None, after };
+        // Answers overtake one another.
+        let at = self.told.partition_point(|(told, _)| *told <= revision);
+        self.told.insert(at, (revision, Entry { conditions: Vec::new(), steps: vec![step] }));
     }
 
     /// The oldest entry counts for nothing.

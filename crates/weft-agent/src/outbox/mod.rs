@@ -23,7 +23,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -67,6 +67,22 @@ pub(crate) struct Outbox {
     /// The mark of a store that is closed, as the follower has found it: see [`schema::MOVED`].
     mark: watch::Sender<Option<Moved>>,
     restoring: Mutex<()>,
+    /// The keys that transactions write which the store has been asked for and has not answered, one for each.
+    asked: std::sync::Mutex<Vec<String>>,
+}
+
+/// A transaction that the store has been asked for.
+struct Asked<'a>(&'a Outbox, Vec<String>);
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut asked = self.0.asked();
+        for key in &self.1 {
+            if let Some(at) = asked.iter().position(|other| other == key) {
+                asked.swap_remove(at);
+            }
+        }
+    }
 }
 
 impl Outbox {
@@ -92,6 +108,7 @@ impl Outbox {
             relist: Notify::new(),
             mark: watch::Sender::new(None),
             restoring: Mutex::default(),
+            asked: std::sync::Mutex::default(),
         })
     }
 
@@ -223,6 +240,44 @@ impl Outbox {
         Ok(())
     }
 
+    fn asked(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the store is being asked to write this key.
+    pub(crate) fn is_asking(&self, key: &str) -> bool {
+        self.asked().iter().any(|asked| asked == key)
+    }
+
+    /// Notes what the store is about to be asked for, until that has been dropped.
+    fn asks(&self, txn: &Txn) -> Asked<'_> {
+        let keys: Vec<_> = txn.writes.iter().map(|write| write.key().to_owned()).collect();
+        self.asked().extend_from_slice(&keys);
+        Asked(self, keys)
+    }
+
+    /// The store has done a transaction. Until the follower brings it, the view shows it all the same: if the store goes away
+    /// before, an address that was given back or used must not be taken for one that is held ahead.
+    async fn is_done(&self, txn: &Txn, revision: Revision) {
+        let seen = self.view.seen();
+        let is_news = |write: &&Write| {
+            let Scope::Network(network) = Scope::of(write.key()) else { return false };
+            matches!(Known::of(write.key()), Some(Known::Endpoint(..) | Known::Address(..)))
+                && self.view.followed.contains(&network)
+                && seen.borrow().of(&Scope::Network(network)).is_none_or(|seen| seen < revision)
+        };
+        let news: Vec<_> = txn.writes.iter().filter(is_news).collect();
+        if news.is_empty() {
+            return;
+        }
+        let mut journal = self.journal.lock().await;
+        for write in news {
+            let after = if let Write::Put { value, .. } = write { Some(text(value)) } else { None };
+            journal.done(revision, write.key(), after);
+        }
+        self.settle(&journal);
+    }
+
     fn settle(&self, journal: &Journal) {
         self.untold.store(journal.len(), Ordering::SeqCst);
         self.pending.store(journal.pending(), Ordering::SeqCst);
@@ -236,7 +291,10 @@ impl Outbox {
         let record = |value: Vec<u8>, snapshot: &Snapshot| Record {
             key: key.to_owned(),
             value,
-            modified: journal.version(key).map_or(snapshot.revision, |number| Revision(LOCAL | number)),
+            modified: journal.version(key).map_or_else(
+                || journal.told_at(key).unwrap_or(snapshot.revision),
+                |number| Revision(LOCAL | number),
+            ),
         };
         if let Scope::Network(network) = Scope::of(key)
             && !self.view.followed.contains(&network)
@@ -304,7 +362,8 @@ impl Outbox {
         let holds = |(compare, record): (&Compare, &Option<Record>)| match compare {
             // Read when the store was there, and nobody but this node has written it since.
             Compare::Unchanged(key, revision) if !is_local(*revision) && journal.version(key).is_none() => {
-                record.as_ref().is_some_and(|record| *revision <= record.modified)
+                let least = journal.told_at(key).unwrap_or(Revision::ZERO);
+                record.as_ref().is_some_and(|record| (least..=record.modified).contains(revision))
             }
             compare => compare.holds(record.as_ref()),
         };
@@ -391,10 +450,15 @@ impl Store for Outbox {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
+        let _asked = self.asks(&txn);
         if !self.is_away() {
             match self.store.commit(txn.clone()).await {
                 // It may have taken effect; telling it again finds that out.
                 Err(error) if error.is_away() => {}
+                Ok(Outcome::Committed(revision)) => {
+                    self.is_done(&txn, revision).await;
+                    return Ok(Outcome::Committed(revision));
+                }
                 answered => return answered,
             }
         }
