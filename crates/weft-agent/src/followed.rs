@@ -7,13 +7,13 @@
 use crate::AgentError;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
 use weft_model::NetworkId;
+use weft_store::replace_file;
 
 /// How long a network without anything of this host's is followed: a container that was stopped may be started again.
 pub(crate) const KEPT: Duration = Duration::from_hours(1);
@@ -44,12 +44,16 @@ impl Followed {
 
     /// These, noted at `path` from now on.
     pub(crate) fn new(path: &Path, networks: BTreeSet<NetworkId>) -> Result<Self, AgentError> {
-        let now = Instant::now();
-        let networks: BTreeMap<_, _> = networks.into_iter().map(|network| (network, now)).collect();
-        let followed = Self { path: Some(path.to_owned()), ..Self::default() };
-        followed.note(&networks)?;
-        *followed.lock() = networks;
+        let followed = Self::noted(path, networks);
+        followed.note(&followed.lock())?;
         Ok(followed)
+    }
+
+    /// These, which are noted at `path` already: the disk may be full.
+    pub(crate) fn noted(path: &Path, networks: BTreeSet<NetworkId>) -> Self {
+        let now = Instant::now();
+        let networks = networks.into_iter().map(|network| (network, now)).collect();
+        Self { path: Some(path.to_owned()), networks: Mutex::new(networks), ..Self::default() }
     }
 
     /// Adds a network; it is on disk when this returns.
@@ -108,10 +112,7 @@ impl Followed {
         let error =
             |e: std::io::Error| AgentError::File { path: path.display().to_string(), reason: e.to_string() };
         let bytes = weft_model::encode(&networks.keys().collect::<Vec<_>>());
-        let new = path.with_extension("new");
-        let mut out = std::fs::File::create(&new).map_err(error)?;
-        out.write_all(&bytes).and_then(|()| out.sync_all()).map_err(error)?;
-        std::fs::rename(&new, path).map_err(error)
+        replace_file(path, 0o644, &bytes).map_err(error)
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Instant>> {

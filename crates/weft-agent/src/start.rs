@@ -143,12 +143,13 @@ where
     }
 
     let path = options.state_dir.join("networks.json");
-    let networks = match Followed::load(&path)? {
-        Some(networks) => networks,
-        None if known => networks_of(store.as_ref(), &node, kept.as_ref(), connected).await?,
-        None => BTreeSet::new(),
+    let followed = match Followed::load(&path)? {
+        Some(networks) => Followed::noted(&path, networks),
+        None if known => {
+            Followed::new(&path, networks_of(store.as_ref(), &node, kept.as_ref(), connected).await?)?
+        }
+        None => Followed::new(&path, BTreeSet::new())?,
     };
-    let followed = Followed::new(&path, networks)?;
     let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default(), followed));
     let outbox = options.state_dir.join("outbox.jsonl");
     let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), node.clone())?);
