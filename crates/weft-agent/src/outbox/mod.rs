@@ -8,6 +8,7 @@
 //!
 //! Everything else (networks, names, nodes, addresses not held) needs the store.
 
+mod asked;
 mod journal;
 mod replay;
 
@@ -23,7 +24,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{
-        Arc, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -67,22 +68,7 @@ pub(crate) struct Outbox {
     /// The mark of a store that is closed, as the follower has found it: see [`schema::MOVED`].
     mark: watch::Sender<Option<Moved>>,
     restoring: Mutex<()>,
-    /// The keys that transactions write which the store has been asked for and has not answered, one for each.
-    asked: std::sync::Mutex<Vec<String>>,
-}
-
-/// A transaction that the store has been asked for.
-struct Asked<'a>(&'a Outbox, Vec<String>);
-
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        let mut asked = self.0.asked();
-        for key in &self.1 {
-            if let Some(at) = asked.iter().position(|other| other == key) {
-                asked.swap_remove(at);
-            }
-        }
-    }
+    asked: asked::Asked,
 }
 
 impl Outbox {
@@ -108,7 +94,7 @@ impl Outbox {
             relist: Notify::new(),
             mark: watch::Sender::new(None),
             restoring: Mutex::default(),
-            asked: std::sync::Mutex::default(),
+            asked: asked::Asked::default(),
         })
     }
 
@@ -240,20 +226,9 @@ impl Outbox {
         Ok(())
     }
 
-    fn asked(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the store is being asked to write this key.
     pub(crate) fn is_asking(&self, key: &str) -> bool {
-        self.asked().iter().any(|asked| asked == key)
-    }
-
-    /// Notes what the store is about to be asked for, until that has been dropped.
-    fn asks(&self, txn: &Txn) -> Asked<'_> {
-        let keys: Vec<_> = txn.writes.iter().map(|write| write.key().to_owned()).collect();
-        self.asked().extend_from_slice(&keys);
-        Asked(self, keys)
+        self.asked.is_asking(key)
     }
 
     /// The store has done a transaction. Until the follower brings it, the view shows it all the same: if the store goes away
@@ -339,10 +314,14 @@ impl Outbox {
         }
     }
 
+    /// The records that the transaction compares, if all of them are known.
+    fn present(&self, journal: &Journal, txn: &Txn) -> Option<Vec<Option<Record>>> {
+        txn.compares.iter().map(|c| self.known(journal, c.key())).collect()
+    }
+
     /// What the transaction needs and does, if this node may do it alone.
     fn entry(&self, journal: &Journal, txn: &Txn) -> Option<Result<Entry, Outcome>> {
-        let present: Vec<_> =
-            txn.compares.iter().map(|c| self.known(journal, c.key())).collect::<Option<_>>()?;
+        let present = self.present(journal, txn)?;
         let mut changes = Vec::new();
         for write in &txn.writes {
             let before = self.known(journal, write.key())?;
@@ -450,12 +429,13 @@ impl Store for Outbox {
     }
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
-        let _asked = self.asks(&txn);
+        let asking = self.asked.ask(&txn);
         if !self.is_away() {
             match self.store.commit(txn.clone()).await {
                 // It may have taken effect; telling it again finds that out.
-                Err(error) if error.is_away() => {}
+                Err(error) if error.is_away() => asking.overtakes_others(),
                 Ok(Outcome::Committed(revision)) => {
+                    asking.overtakes_others();
                     self.is_done(&txn, revision).await;
                     return Ok(Outcome::Committed(revision));
                 }
@@ -472,13 +452,16 @@ impl Store for Outbox {
             };
         };
         let entry = match entry {
-            Ok(entry) => entry,
+            Ok(entry) if !asking.is_overtaken() => entry,
+            // It was made on what has been so no longer since another verb was answered.
+            Ok(_) => return Ok(Outcome::Refused(self.present(&journal, &txn).unwrap_or_default())),
             Err(refused) => return Ok(refused),
         };
         let number = journal.append(entry).map_err(|error| StoreError::Unreachable {
             store: self.store.address(),
             reason: format!("and what is done without it cannot be noted: {error}"),
         })?;
+        asking.overtakes_others();
         self.settle(&journal);
         self.wake.notify_one();
         Ok(Outcome::Committed(Revision(LOCAL | number)))
