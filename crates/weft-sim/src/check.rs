@@ -35,7 +35,8 @@ impl Cluster {
             if self.store.is_down() || !host.wire.is_good() || host.agent().is_none() {
                 host.disturb_control();
             }
-            if host.kernel.refuses() {
+            // Whoever takes a host out of the cluster takes its containers out of their networks.
+            if host.kernel.refuses() || host.is_leaving() {
                 host.disturb_data();
             }
         }
@@ -101,7 +102,14 @@ impl Cluster {
                 return Some(format!("{name}: {}", problems.join("; ")));
             }
             if !agent.read(|s| *s == known_to(&agent, &stored, s.revision)) {
-                return Some(format!("{name} does not know what the store knows"));
+                let known = agent.read(|s| s.to_records());
+                let should = agent.read(|s| known_to(&agent, &stored, s.revision).to_records());
+                let other = known
+                    .iter()
+                    .find(|r| !should.contains(r))
+                    .or_else(|| should.iter().find(|r| !known.contains(r)));
+                let key = other.map_or_else(|| "another record", |(key, _)| key.as_str());
+                return Some(format!("{name} does not know what the store knows: {key}"));
             }
             let wanted = plan(&stored, agent.node());
             let kernel = host.kernel.state();
