@@ -79,7 +79,9 @@ async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
                 outbox.follows(&scope, listing.revision).await;
                 let mark = listing.records.iter().find(|record| record.key == schema::MOVED);
                 let mark = mark.map(|record| record.value.clone());
+                let revision = listing.revision;
                 report(&view.reset(&scope, listing));
+                outbox.listed(&scope, revision).await;
                 if tells {
                     outbox.mark(mark.as_deref());
                 }

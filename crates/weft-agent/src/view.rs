@@ -113,8 +113,12 @@ pub(crate) enum Link {
 }
 
 impl View {
-    /// A view of `snapshot`, all of which is news.
+    /// A view of `snapshot`, all of which is news; but for the members of networks that are not `followed`.
     pub(crate) fn new(this: Node, mut snapshot: Snapshot, followed: Followed) -> Self {
+        // Nobody would bring their end.
+        snapshot.endpoints.retain(|network, _| followed.contains(network));
+        snapshot.addresses.retain(|network, _| followed.contains(network));
+        snapshot.wanted.retain(|network, _| followed.contains(network));
         let seen = Seen { cluster: snapshot.revision, ..Seen::default() };
         snapshot.nodes.insert(this.id.clone(), this.clone());
         Self {
@@ -481,6 +485,25 @@ mod tests {
         assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this.clone()));
         view.reset(&Scope::Cluster, Listing { revision: Revision(3), records: vec![] });
         assert_eq!(view.read(|s| s.nodes.get(&this.id).cloned()), Some(this));
+    }
+
+    #[test]
+    fn what_was_kept_of_a_network_that_is_not_followed_any_more_is_forgotten() {
+        let (network, ip) = (NetworkId::random(), "10.9.0.2".parse().unwrap());
+        let claim = weft_model::AddressClaim {
+            kind: weft_model::ClaimKind::Ipam,
+            node: node().id,
+            endpoint: None,
+            since: 0,
+        };
+        let mut kept = Snapshot::default();
+        kept.addresses.entry(network.clone()).or_default().insert(ip, claim);
+        let view = View::new(node(), kept.clone(), Followed::default());
+        assert!(view.read(|s| s.addresses.is_empty()));
+        let followed = Followed::default();
+        followed.add(&network).unwrap();
+        let view = View::new(node(), kept, followed);
+        assert_eq!(view.read(|s| s.addresses.len()), 1);
     }
 
     #[test]

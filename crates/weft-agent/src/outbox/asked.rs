@@ -88,7 +88,7 @@ mod tests {
         assert!(asked.is_asking("a") && !first.is_overtaken());
         second.overtakes_others();
         assert!(first.is_overtaken() && !second.is_overtaken() && !other.is_overtaken());
-        drop(first);
+        drop((first, second));
         assert!(!asked.is_asking("a") && asked.is_asking("b"));
     }
 }

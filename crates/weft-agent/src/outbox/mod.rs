@@ -163,14 +163,28 @@ impl Outbox {
 
     /// A follower is about to bring a scope of the view to `revision`.
     pub(crate) async fn follows(&self, scope: &Scope, revision: Revision) {
+        self.confirm(scope, revision).await;
+    }
+
+    /// A follower has brought a listing. What the view was told of while it came may be older, and stands in it instead.
+    pub(crate) async fn listed(&self, scope: &Scope, revision: Revision) {
+        if self.confirm(scope, revision).await {
+            self.relist.notify_one();
+        }
+    }
+
+    /// Whether there was anything to confirm.
+    async fn confirm(&self, scope: &Scope, revision: Revision) -> bool {
         // Without entries there is nothing to confirm, and the follower need not wait for anybody.
         if self.pending.load(Ordering::SeqCst) == 0 {
-            return;
+            return false;
         }
         let mut journal = self.journal.lock().await;
-        if journal.confirm(scope, revision) {
+        let confirmed = journal.confirm(scope, revision);
+        if confirmed {
             self.settle(&journal);
         }
+        confirmed
     }
 
     /// Returns when the view has to be listed anew.
