@@ -102,7 +102,7 @@ impl Cluster {
                 return Some(format!("{name}: {}", problems.join("; ")));
             }
             if !agent.read(|s| *s == known_to(&agent, &stored, s.revision)) {
-                let known = agent.read(|s| s.to_records());
+                let known = agent.read(Snapshot::to_records);
                 let should = agent.read(|s| known_to(&agent, &stored, s.revision).to_records());
                 let other = known
                     .iter()
