@@ -332,8 +332,8 @@ impl Lab {
 
     /// The store's records: keys and values. Empty where a daemon is the store.
     pub fn records(&self) -> Result<Vec<(String, String)>, LabError> {
-        let etcd = self.etcd.as_ref().map(|etcd| etcd.records("weft/v1/"));
-        let consul = self.consul.as_ref().map(|consul| consul.records("weft/v1/"));
+        let etcd = self.etcd.as_ref().map(|etcd| etcd.records("weft/v1"));
+        let consul = self.consul.as_ref().map(|consul| consul.records("weft/v1"));
         etcd.or(consul).unwrap_or(Ok(Vec::new()))
     }
 
