@@ -106,6 +106,12 @@ fn a_cluster_moves_from_the_embedded_store_to_etcd_under_traffic() {
     let target = lab.container("h2/c1").unwrap().ip().unwrap();
     let pinging = Pinging::start(lab.container("h1/c1").unwrap(), &target);
 
+    // Both hosts hold their eight addresses ahead, from the last one of the subnet down: containers start from them meanwhile.
+    eventually("a reserve on both hosts", PATIENCE, || {
+        let told = lab.daemon("h1").unwrap().json(&["address", "explain", "10.0.0.239"]).unwrap();
+        seen(told[0]["free"] == false, told)
+    });
+
     // A backup by the daemon that serves the store, and one by way of the network.
     let backup = lab.dir().join("backup");
     let told = store(lab.daemon("h1").unwrap(), &["backup", &backup.display().to_string()]);

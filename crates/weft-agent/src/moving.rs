@@ -220,4 +220,8 @@ impl Store for Moving {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.current().revoke(lease).await
     }
+
+    async fn address_lost(&self) {
+        self.current().address_lost().await;
+    }
 }

@@ -81,4 +81,8 @@ impl Store for Fenced {
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.0.revoke(lease).await
     }
+
+    async fn address_lost(&self) {
+        self.0.address_lost().await;
+    }
 }
