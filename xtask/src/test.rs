@@ -12,6 +12,7 @@ use nix::{
     unistd::Pid,
 };
 use std::{
+    collections::HashMap,
     env, fs,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -155,11 +156,12 @@ pub(crate) fn take_for(name: &str, command: &mut Command, limit: Option<Duration
 fn watch(command: &mut Command, limit: Option<Duration>) -> Result<(usize, usize)> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let alarm = limit.map(|limit| Alarm::set(child.id(), limit));
-    let (mut passed, mut ignored, mut failed) = (0, 0, Vec::new());
+    let (mut passed, mut ignored, mut failed, mut panics) = (0, 0, Vec::new(), Panics::default());
     let output = child.stdout.take().context("no output")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
+        panics.read(&line);
         if let Some(result) = line.strip_prefix("test result: ") {
             passed += count(result, "passed");
             ignored += count(result, "ignored");
@@ -177,7 +179,49 @@ fn watch(command: &mut Command, limit: Option<Duration>) -> Result<(usize, usize
     if failed.is_empty() {
         bail!("{status}");
     }
+    let failed: Vec<_> = failed
+        .iter()
+        .map(|test| match panics.of.get(test) {
+            Some(message) => format!("{test}:\n        {}", message.join("\n        ")),
+            None => test.clone(),
+        })
+        .collect();
     bail!("{passed} passed, {} failed:\n      {}", failed.len(), failed.join("\n      "))
+}
+
+/// Why tests failed, as their harness tells it: the summary repeats it, for whoever sees no more than the end of a run.
+#[derive(Default)]
+struct Panics {
+    /// A test, and the first lines of its first panic.
+    of: HashMap<String, Vec<String>>,
+    /// Whose output is being read.
+    test: String,
+    open: bool,
+}
+
+impl Panics {
+    /// How many lines of a message are kept.
+    const LINES: usize = 12;
+    /// How much of a line.
+    const WIDTH: usize = 400;
+
+    fn read(&mut self, line: &str) {
+        if let Some(test) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
+            (self.test, self.open) = (test.to_owned(), false);
+        } else if line.starts_with("thread '") && line.contains(" panicked at ") {
+            self.open = !self.test.is_empty() && !self.of.contains_key(&self.test);
+            if self.open {
+                self.of.insert(self.test.clone(), Vec::new());
+            }
+        } else if line.starts_with("stack backtrace:") || line.starts_with("note: ") {
+            self.open = false;
+        } else if self.open
+            && let Some(message) = self.of.get_mut(&self.test)
+        {
+            message.push(line.chars().take(Self::WIDTH).collect());
+            self.open = message.len() < Self::LINES;
+        }
+    }
 }
 
 /// Kills the children of a process when its time is up, unless it is dropped before.
@@ -262,6 +306,17 @@ mod tests {
         assert_eq!(count(result, "passed"), 12);
         assert_eq!(count(result, "ignored"), 3);
         assert_eq!(count("garbage", "passed"), 0);
+    }
+
+    #[test]
+    fn a_failed_tests_first_panic_is_told_without_its_backtrace() {
+        let output = "thread 'stray' panicked at a.rs:1:1:\nnobody's\n---- cold::boot stdout ----\nsaid before\n\
+                      thread 'cold::boot' (17) panicked at b.rs:2:2:\n2 faults:\nno ping\nstack backtrace:\n   0: f\n\
+                      thread 'cold::boot' (17) panicked at c.rs:3:3:\nanother\n---- warm stdout ----\nnothing";
+        let mut panics = Panics::default();
+        output.lines().for_each(|line| panics.read(line));
+        let told = HashMap::from([("cold::boot".to_owned(), vec!["2 faults:".to_owned(), "no ping".to_owned()])]);
+        assert_eq!(panics.of, told);
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl Agent {
             id: EndpointId::random(),
             network: network.id,
             engine: NETNS.to_owned(),
-            container: Some(Container { id: request.netns.clone(), name }),
+            container: Some(Container::new(request.netns.clone(), name)),
             sandbox: Some(Sandbox { path: request.netns, interface, configured_by_engine: false }),
             mac: request.mac,
             addresses: request.addresses,

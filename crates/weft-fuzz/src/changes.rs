@@ -138,7 +138,7 @@ impl Choices<'_> {
             network: self.id(),
             node: self.id(),
             engine: self.text(),
-            container: self.maybe(|c| Container { id: c.text(), name: c.text() }),
+            container: self.maybe(|c| Container::new(c.text(), c.text())),
             sandbox: self.maybe(|c| Sandbox {
                 path: c.text(),
                 interface: c.text(),

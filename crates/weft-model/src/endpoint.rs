@@ -55,6 +55,17 @@ pub struct Container {
     pub id: String,
     /// Its name.
     pub name: String,
+    /// What else it answers to on this network, as `docker run --network-alias` gives it. Not unique: several containers
+    /// may share one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+}
+
+impl Container {
+    /// One without aliases.
+    pub fn new(id: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { id: id.into(), name: name.into(), aliases: vec![] }
+    }
 }
 
 /// The network namespace that an endpoint's interface is in.

@@ -120,10 +120,10 @@ impl Shape {
             network: Self::network_id(network)?,
             node: Self::node_id(host)?,
             engine: "docker".to_owned(),
-            container: Some(weft_model::Container {
-                id: format!("{number:032x}{network:032x}"),
-                name: format!("web-{network}-{number}"),
-            }),
+            container: Some(weft_model::Container::new(
+                format!("{number:032x}{network:032x}"),
+                format!("web-{network}-{number}"),
+            )),
             sandbox: None,
             mac: MacAddr::for_address(IpAddr::V4(ip)),
             ipv4: Some(ipnet::Ipv4Net::new(ip, 16)?),

@@ -232,7 +232,7 @@ fn spec(
         id: id.clone(),
         network: network.id.clone(),
         engine: engine.to_owned(),
-        container: Some(Container { id: id.to_string(), name: format!("c-{}", id.short()) }),
+        container: Some(Container::new(id.to_string(), format!("c-{}", id.short()))),
         sandbox: (!engine_moves).then(|| sandbox(host, id)),
         mac: None,
         addresses,

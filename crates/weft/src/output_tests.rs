@@ -15,7 +15,7 @@ fn web() -> EndpointView {
         node_name: "h1".to_owned(),
         vtep: Some("192.0.2.1".parse().unwrap()),
         engine: "docker".to_owned(),
-        container: Some(Container { id: "c0ffee".to_owned(), name: "web".to_owned() }),
+        container: Some(Container::new("c0ffee", "web")),
         mac: MacAddr::for_address("10.9.0.2".parse().unwrap()),
         addresses: vec!["10.9.0.2/24".parse().unwrap(), "fd00:9::2/64".parse().unwrap()],
         sandbox: Some("/var/run/docker/netns/1a2b".to_owned()),

@@ -92,7 +92,7 @@ async fn containers_start_and_stop_while_the_store_is_away_and_it_hears_of_them_
         assert!(!has_port(&a, &network, &gone));
         made.push(a.agent.create_endpoint(endpoint(&network.id)).await.unwrap());
     }
-    let renamed = weft_model::Container { id: "c".to_owned(), name: "renamed".to_owned() };
+    let renamed = weft_model::Container::new("c", "renamed");
     a.agent.set_container(&network.id, &made[0].id, renamed.clone()).await.unwrap();
     // Elsewhere nobody is given one of these addresses.
     let theirs = b.agent.create_endpoint(endpoint(&network.id)).await.unwrap();

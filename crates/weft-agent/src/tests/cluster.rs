@@ -320,7 +320,7 @@ pub(super) fn endpoint(network: &NetworkId) -> EndpointSpec {
         id: EndpointId::random(),
         network: network.clone(),
         engine: "netns".to_owned(),
-        container: Some(Container { id: "/run/netns/web".to_owned(), name: "web".to_owned() }),
+        container: Some(Container::new("/run/netns/web", "web")),
         sandbox: Some(Sandbox {
             path: "/run/netns/web".to_owned(),
             interface: "eth0".to_owned(),

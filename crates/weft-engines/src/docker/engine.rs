@@ -98,7 +98,7 @@ impl Engine {
             id: endpoint.endpoint_id.unwrap_or_default(),
             // Without a sandbox it stands there under its own id.
             container: (!container.starts_with("ep-"))
-                .then(|| Container { id: container, name: endpoint.name.unwrap_or_default() }),
+                .then(|| Container::new(container, endpoint.name.unwrap_or_default())),
         });
         Ok(Some(endpoints.collect()))
     }

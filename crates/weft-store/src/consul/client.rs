@@ -11,7 +11,8 @@ use reqwest::{
 };
 use serde::de::DeserializeOwned;
 use std::{
-    fmt,
+    error::Error as _,
+    fmt, iter,
     sync::{
         PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
@@ -341,9 +342,15 @@ impl Client {
     }
 
     async fn send(&self, endpoint: &Endpoint, request: RequestBuilder) -> Result<Answer, Failure> {
-        let lost = |error: &reqwest::Error| Failure {
-            error: self.broken(format!("{}: {}", endpoint.name, cause(error))),
-            unsent: error.is_connect(),
+        let lost = |error: &reqwest::Error| {
+            let closed = is_canceled(error);
+            let hint = if closed && endpoint.root.scheme() == "https" {
+                " (it closed the connection: does it want a client certificate, or not take this one?)"
+            } else {
+                ""
+            };
+            let error_text = format!("{}: {}{hint}", endpoint.name, cause(error));
+            Failure { error: self.broken(error_text), unsent: closed || error.is_connect() }
         };
         let response = request.send().await.map_err(|e| lost(&e))?;
         let status = response.status();
@@ -361,6 +368,13 @@ impl Client {
         };
         Err(Failure { error, unsent })
     }
+}
+
+/// Whether the connection was closed after it was made and before the request was sent. With TLS 1.3 a server judges the
+/// client's certificate only then (RFC 8446, 4.4.2.4), and why it closed is sometimes lost.
+fn is_canceled(error: &reqwest::Error) -> bool {
+    let causes = iter::successors(error.source(), |error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }
 
 /// A token as a header that is not printed.

@@ -2,12 +2,15 @@
 //! own, ended with the test.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
+#[path = "../ports/mod.rs"]
+mod ports;
+
 use crate::conformance::soon;
+use ports::port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
@@ -77,12 +80,15 @@ pub async fn encrypted(ca: &Authority) -> Server {
 
 /// Three servers, the first with a store that knows them all.
 pub async fn cluster() -> [Server; 3] {
-    let ports = free_ports(9);
-    let of = |i: usize| [ports[3 * i], ports[3 * i + 1], ports[3 * i + 2]];
-    let gossip: Vec<_> = (0..3).map(|i| format!("127.0.0.1:{}", of(i)[1])).collect();
+    let ports = [(); 3].map(|()| [port(), port(), port()]);
+    let gossip = ports.map(|[_, gossip, _]| format!("127.0.0.1:{gossip}"));
     let mut servers = [0, 1, 2].map(|i| {
-        let more = json!({"node_name": format!("t{i}"), "bootstrap_expect": 3, "retry_join": gossip.clone()});
-        Server::new(of(i), ConsulOptions::default(), |_| more)
+        let more = json!({
+            "node_name": format!("t{i}"), "bootstrap_expect": 3, "retry_join": gossip.clone(),
+            // By default it waits for 30 s when the others are not up yet.
+            "retry_interval": "1s",
+        });
+        Server::new(ports[i], ConsulOptions::default(), |_| more)
     });
     let endpoints: Vec<_> = servers.iter().map(Server::endpoint).collect();
     servers[0].store =
@@ -96,16 +102,9 @@ pub async fn cluster() -> [Server; 3] {
     servers
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
-    // All are held until all are known, so that they differ.
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
-}
-
 impl Server {
     async fn start_new(options: ConsulOptions, more: impl FnOnce(&Path) -> Value) -> Self {
-        let ports = free_ports(3);
-        let mut server = Self::new([ports[0], ports[1], ports[2]], options, more);
+        let mut server = Self::new([port(), port(), port()], options, more);
         server.start().await;
         server
     }

@@ -3,20 +3,19 @@
 #![allow(dead_code, reason = "each target uses its part")]
 
 pub mod certificates;
+#[path = "../ports/mod.rs"]
+mod ports;
 pub mod proxy;
 
 use crate::conformance::{Subject, soon};
 use async_trait::async_trait;
 use certificates::Certificates;
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
+use ports::port;
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 use weft_store::{Etcd, Store, StoreOptions};
@@ -42,20 +41,6 @@ pub fn binary() -> Option<PathBuf> {
         assert!(std::env::var_os("CI").is_none(), "{message}");
     }
     found
-}
-
-/// A free port. It is none that the system hands out by itself: a server that is down must find its own free when
-/// it comes back.
-fn port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = std::process::id() % 10_000;
-    loop {
-        let port = 20_000 + (first + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % 12_000;
-        let port = u16::try_from(port).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// One etcd process, and where it keeps its things. Dropping it kills it.
