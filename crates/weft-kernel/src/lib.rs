@@ -24,6 +24,7 @@ mod linux;
 mod namespace;
 mod neighbour;
 mod netlink;
+pub mod nftables;
 mod observe;
 mod port;
 mod removal;

@@ -28,7 +28,7 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// The kernel writes at most 32 KiB of a dump at a time.
 const READ_SIZE: usize = 64 << 10;
 /// Answers are there when the request has been sent; one that is not within this time will not come.
-const ANSWER_SECONDS: i64 = 10;
+pub(crate) const ANSWER_SECONDS: i64 = 10;
 /// How often a dump is repeated that was disturbed by changes.
 const DUMP_ATTEMPTS: usize = 4;
 /// In an error message: attributes follow (`linux/netlink.h`), and the one with the kernel's words.
@@ -249,14 +249,14 @@ impl End {
 }
 
 /// The length of the first message in `bytes`, if all of it is there.
-fn message_length(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn message_length(bytes: &[u8]) -> Option<usize> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     (length >= 16 && length <= bytes.len()).then_some(length)
 }
 
 /// The kernel's words in the attributes behind an error: after the request's header, and after the whole
 /// request when that was not cut off.
-fn words_of(flags: u16, payload: &[u8]) -> Option<String> {
+pub(crate) fn words_of(flags: u16, payload: &[u8]) -> Option<String> {
     if flags & NLM_F_ACK_TLVS == 0 {
         return None;
     }
@@ -273,7 +273,7 @@ fn words_of(flags: u16, payload: &[u8]) -> Option<String> {
     None
 }
 
-fn io_failed(doing: &str, error: &io::Error) -> KernelError {
+pub(crate) fn io_failed(doing: &str, error: &io::Error) -> KernelError {
     let reason = match error.kind() {
         io::ErrorKind::WouldBlock => format!("the kernel has not answered for {ANSWER_SECONDS} s"),
         _ => error.to_string(),
