@@ -315,7 +315,8 @@ mod tests {
                       thread 'cold::boot' (17) panicked at c.rs:3:3:\nanother\n---- warm stdout ----\nnothing";
         let mut panics = Panics::default();
         output.lines().for_each(|line| panics.read(line));
-        let told = HashMap::from([("cold::boot".to_owned(), vec!["2 faults:".to_owned(), "no ping".to_owned()])]);
+        let told =
+            HashMap::from([("cold::boot".to_owned(), vec!["2 faults:".to_owned(), "no ping".to_owned()])]);
         assert_eq!(panics.of, told);
     }
 

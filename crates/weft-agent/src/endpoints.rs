@@ -266,6 +266,9 @@ impl Agent {
     /// Waits for the port; takes everything back when it cannot be made.
     async fn finish_endpoint(&self, endpoint: Endpoint, revision: Revision) -> Result<Endpoint, AgentError> {
         let made = self.port_made(&endpoint, revision).await;
+        if endpoint.sandbox.is_some() {
+            self.names_are_served().await;
+        }
         if let Err(error) = made {
             if let Err(undo) = self.withdraw(&endpoint.network, &endpoint.id).await {
                 tracing::error!(endpoint = endpoint.id.short(), %undo, "a failed endpoint could not be withdrawn");
@@ -311,6 +314,7 @@ impl Agent {
         self.change_endpoint(network, id, |e| e.sandbox = Some(sandbox.clone()))
             .await?
             .ok_or_else(|| AgentError::NoSuchEndpoint(id.to_string()))?;
+        self.names_are_served().await;
         Ok(far_end_name(id))
     }
 

@@ -17,6 +17,7 @@ mod followed;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;
+mod known;
 mod leave;
 mod leftovers;
 mod machine;
@@ -28,6 +29,7 @@ mod outbox;
 mod pools;
 mod reconcile;
 mod reserve;
+mod resolvers;
 mod restored;
 mod start;
 mod status;

@@ -7,7 +7,7 @@ use std::{
     str::FromStr,
     time::Duration,
 };
-use weft_model::VniRange;
+use weft_model::{Domain, VniRange};
 use weft_store::{JoinToken, StoreOptions, StoreUrl};
 
 /// The options of [`crate::start`]. The command line documents each.
@@ -35,6 +35,8 @@ pub struct AgentOptions {
     pub vxlan_port: u16,
     /// The VNIs to choose from.
     pub vni_range: VniRange,
+    /// The domain that names of endpoints end with if written in full; `None`: no sandbox gets a name server.
+    pub dns_domain: Option<Domain>,
     /// How often the kernel is read and compared even when nothing seems to have happened.
     pub reconcile_interval: Duration,
     /// How long this node counts as alive after its last sign of life.

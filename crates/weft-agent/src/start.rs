@@ -9,7 +9,7 @@ use crate::{
     moving::{self, Moving, Opener},
     outbox::Outbox,
     reconcile::Reconciler,
-    reserve,
+    reserve, resolvers,
     view::{Link, View},
 };
 use std::{
@@ -19,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use weft_kernel::{FastPath, Kernel, KernelError, Linux, LinuxOptions, fast_path, requirements};
 use weft_model::{
@@ -167,6 +167,9 @@ where
     spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
     spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));
+    if let Some((domain, done)) = inner.options.dns_domain.clone().zip(inner.names_served.clone()) {
+        spawn(&tasks, resolvers::keep(agent.clone(), domain, done, shutdown.clone()));
+    }
     spawn(&tasks, leftovers::run(agent.clone(), shutdown));
     Ok(Running { agent, tasks, cache, _lock: lock })
 }
@@ -221,6 +224,7 @@ pub(crate) async fn adopt(
     let inner = Inner {
         node: this.id.clone(),
         epoch: this.epoch,
+        names_served: options.dns_domain.is_some().then(|| watch::Sender::new(0)),
         options,
         store: Arc::clone(&outbox) as Arc<dyn Store>,
         outbox,

@@ -14,6 +14,8 @@ pub(crate) enum Subject {
     Identity,
     /// The snapshot on disk.
     Snapshot,
+    /// The name servers in the sandboxes.
+    Names,
 }
 
 /// The troubles there are, one a subject.

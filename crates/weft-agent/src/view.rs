@@ -3,7 +3,7 @@
 //! It knows what every host knows ([`Scope::Cluster`]) and the members of the networks that it follows. The store tells of each
 //! in order, but not of all in one order: how far the view has come is counted for each.
 
-use crate::followed::Followed;
+use crate::{followed::Followed, known::Known};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -29,7 +29,7 @@ pub(crate) struct View {
     /// What this host has written while the store was away and the follower has not brought back yet, by key: it stands
     /// in the snapshot whatever the store says. `None`: removed.
     untold: Mutex<Untold>,
-    snapshot: RwLock<Snapshot>,
+    known: RwLock<Known>,
     news: Mutex<News>,
     wake: Notify,
     seen: watch::Sender<Seen>,
@@ -37,6 +37,8 @@ pub(crate) struct View {
     pub(crate) followed: Followed,
     networks: watch::Sender<u64>,
     nodes: watch::Sender<u64>,
+    /// How often an endpoint of this node's has changed.
+    own: watch::Sender<u64>,
     link: watch::Sender<Link>,
     /// The store has listed its records since the start: until then this is what was kept from before.
     listed: AtomicBool,
@@ -121,17 +123,19 @@ impl View {
         snapshot.wanted.retain(|network, _| followed.contains(network));
         let seen = Seen { cluster: snapshot.revision, ..Seen::default() };
         snapshot.nodes.insert(this.id.clone(), this.clone());
+        let known = Known::new(this.id.clone(), snapshot);
         Self {
             this: RwLock::new(this),
             stored: AtomicBool::new(false),
             untold: Mutex::default(),
-            snapshot: RwLock::new(snapshot),
+            known: RwLock::new(known),
             news: Mutex::new(News { all: true, ..News::default() }),
             wake: Notify::new(),
             seen: watch::Sender::new(seen),
             followed,
             networks: watch::Sender::new(0),
             nodes: watch::Sender::new(0),
+            own: watch::Sender::new(0),
             link: watch::Sender::new(Link::Starting),
             listed: AtomicBool::new(false),
         }
@@ -139,19 +143,24 @@ impl View {
 
     /// Looks at the snapshot.
     pub(crate) fn read<R>(&self, look: impl FnOnce(&Snapshot) -> R) -> R {
-        look(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+        self.look_up(|known| look(known.snapshot()))
+    }
+
+    /// Looks at the snapshot and what goes with it.
+    pub(crate) fn look_up<R>(&self, look: impl FnOnce(&Known) -> R) -> R {
+        look(&self.known.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Takes the news, together with the snapshot that holds all of it.
     pub(crate) fn take_news<R>(&self, look: impl FnOnce(&Snapshot, News) -> R) -> Option<R> {
         // The follower adds to the news while it holds the snapshot's write lock: under the read lock, news and
         // snapshot agree.
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         let mut present = self.lock_news();
         let writes = present.writes;
         let news = std::mem::replace(&mut *present, News { writes, ..News::default() });
         drop(present);
-        (!news.is_empty()).then(|| look(&snapshot, news))
+        (!news.is_empty()).then(|| look(known.snapshot(), news))
     }
 
     /// Waits until there is news.
@@ -170,22 +179,20 @@ impl View {
         let revision = listing.revision;
         let records = listing.records.into_iter().map(|r| (r.key, r.value));
         let (mut listed, bad) = Snapshot::from_records(revision, records);
-        self.write(scope, revision, |snapshot, news| {
+        self.write(scope, revision, |known, news| {
             for (key, value) in self.lock_untold().iter().filter(|(key, _)| Scope::of(key) == *scope) {
-                put_untold(&mut listed, key, value.clone());
+                let _touched = readable(listed.apply(&Change { key: key.clone(), value: value.clone() }));
             }
             let Scope::Network(network) = scope else {
                 self.listed.store(true, Ordering::SeqCst);
                 self.note_this(&listed);
                 self.put_this(&mut listed);
-                listed.take_networks(snapshot);
                 // The periodic relist mostly brings what is known already; then there is nothing to plan.
-                let same = Snapshot { revision: listed.revision, ..std::mem::take(snapshot) } == listed;
-                *snapshot = listed;
-                news.all |= !same;
-                return About { networks: !same, nodes: !same };
+                let other = known.replace_cluster(listed);
+                news.all |= other;
+                return About { networks: other, nodes: other };
             };
-            news.touched.extend(snapshot.replace_network(network, &mut listed));
+            news.touched.extend(known.replace_network(network, &mut listed));
             About::default()
         });
         bad
@@ -194,7 +201,7 @@ impl View {
     /// Applies a batch of changes in a scope. Returns the records that could not be read.
     pub(crate) fn apply(&self, scope: &Scope, batch: &Batch) -> Vec<BadRecord> {
         let mut bad = Vec::new();
-        self.write(scope, batch.revision, |snapshot, news| {
+        self.write(scope, batch.revision, |known, news| {
             let mut about = About::default();
             let untold = self.lock_untold();
             for change in &batch.changes {
@@ -203,7 +210,7 @@ impl View {
                 }
                 about.networks |= self.is_about_networks(change);
                 about.nodes |= change.key.starts_with(schema::NODES);
-                match snapshot.apply(change) {
+                match known.apply(change) {
                     Ok(Touched::Other) => {}
                     Ok(touched) => {
                         news.touched.insert(touched);
@@ -218,9 +225,9 @@ impl View {
             if about.nodes {
                 let key = schema::node_key(&self.this().id);
                 if batch.changes.iter().any(|change| change.key == key) {
-                    self.note_this(snapshot);
+                    self.note_this(known.snapshot());
                 }
-                self.put_this(snapshot);
+                self.put_this(known.other_records());
             }
             about
         });
@@ -234,8 +241,8 @@ impl View {
 
     /// The store has moved: what is known has to be listed anew, and has no revision until then.
     pub(crate) fn store_moved(&self) {
-        self.change(None, |snapshot, _| {
-            snapshot.revision = Revision::ZERO;
+        self.change(None, |known, _| {
+            known.other_records().revision = Revision::ZERO;
             About::default()
         });
         self.seen.send_modify(|seen| *seen = Seen { moves: seen.moves + 1, ..Seen::default() });
@@ -243,8 +250,8 @@ impl View {
 
     /// Forgets the members of a network that is not followed any more.
     pub(crate) fn forget(&self, network: &NetworkId) {
-        self.change(None, |snapshot, news| {
-            news.touched.extend(snapshot.replace_network(network, &mut Snapshot::default()));
+        self.change(None, |known, news| {
+            news.touched.extend(known.replace_network(network, &mut Snapshot::default()));
             About::default()
         });
         self.seen.send_modify(|seen| {
@@ -255,13 +262,14 @@ impl View {
     /// Replaces what the store has not been told, and changes the snapshot with it. What is untold no longer stays in the
     /// snapshot as it is: the follower has brought it, or will.
     pub(crate) fn set_untold(&self, untold: Untold) {
-        self.change(None, |snapshot, news| {
+        self.change(None, |known, news| {
             let mut present = self.lock_untold();
             for (key, value) in &untold {
                 if present.get(key) == Some(value) {
                     continue;
                 }
-                news.touched.extend(put_untold(snapshot, key, value.clone()));
+                let change = Change { key: key.clone(), value: value.clone() };
+                news.touched.extend(readable(known.apply(&change)));
             }
             *present = untold;
             About::default()
@@ -272,7 +280,7 @@ impl View {
     pub(crate) fn told(&self) -> Snapshot {
         let mut snapshot = self.read(Snapshot::clone);
         for key in self.lock_untold().keys() {
-            put_untold(&mut snapshot, key, None);
+            let _touched = readable(snapshot.apply(&Change { key: key.clone(), value: None }));
         }
         snapshot
     }
@@ -328,25 +336,21 @@ impl View {
     /// Changes what this node's record should be, in the snapshot too: the data path does not wait for the store.
     pub(crate) fn set_this(&self, node: Node) {
         *self.this.write().unwrap_or_else(PoisonError::into_inner) = node.clone();
-        self.change(None, |snapshot, news| {
+        self.change(None, |known, news| {
             news.touched.insert(Touched::Node(node.id.clone()));
-            snapshot.nodes.insert(node.id.clone(), node);
+            known.other_records().nodes.insert(node.id.clone(), node);
             About::default()
         });
     }
 
     /// Changes what the snapshot knows of a scope, which is at `revision` then. What is no longer followed is let be.
-    fn write(
-        &self,
-        scope: &Scope,
-        revision: Revision,
-        change: impl FnOnce(&mut Snapshot, &mut News) -> About,
-    ) {
-        self.change(Some((scope, revision)), |snapshot, news| {
+    fn write(&self, scope: &Scope, revision: Revision, change: impl FnOnce(&mut Known, &mut News) -> About) {
+        self.change(Some((scope, revision)), |known, news| {
             if !self.follows(scope) {
                 return About::default();
             }
-            let about = change(snapshot, news);
+            let about = change(known, news);
+            let snapshot = known.other_records();
             // A store that was wiped begins anew, and the cluster's own records tell.
             snapshot.revision =
                 if *scope == Scope::Cluster { revision } else { snapshot.revision.max(revision) };
@@ -362,13 +366,15 @@ impl View {
     }
 
     /// Changes the snapshot. `at`: how far that is, where it comes from the store.
-    fn change(&self, at: Option<(&Scope, Revision)>, change: impl FnOnce(&mut Snapshot, &mut News) -> About) {
-        let mut snapshot = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+    fn change(&self, at: Option<(&Scope, Revision)>, change: impl FnOnce(&mut Known, &mut News) -> About) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         let mut news = self.lock_news();
-        let about = change(&mut snapshot, &mut news);
+        let about = change(&mut known, &mut news);
         news.moved = true;
         news.writes += 1;
-        drop((snapshot, news));
+        let own = known.own_changes();
+        drop((known, news));
+        self.own.send_if_modified(|before| std::mem::replace(before, own) != own);
         if about.networks {
             self.networks.send_modify(|n| *n += 1);
         }
@@ -420,15 +426,20 @@ impl View {
         self.nodes.subscribe()
     }
 
+    /// Changes with this node's endpoints.
+    pub(crate) fn own(&self) -> watch::Receiver<u64> {
+        self.own.subscribe()
+    }
+
     /// Changes with the networks.
     pub(crate) fn networks(&self) -> watch::Receiver<u64> {
         self.networks.subscribe()
     }
 }
 
-fn put_untold(snapshot: &mut Snapshot, key: &str, value: Option<Vec<u8>>) -> Option<Touched> {
-    // This daemon wrote it, so it can be read.
-    snapshot.apply(&Change { key: key.to_owned(), value }).ok().filter(|touched| *touched != Touched::Other)
+/// What a change was about that this daemon wrote itself, so that it can be read.
+fn readable(outcome: Result<Touched, BadRecord>) -> Option<Touched> {
+    outcome.ok().filter(|touched| *touched != Touched::Other)
 }
 
 #[cfg(test)]

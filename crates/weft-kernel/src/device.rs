@@ -223,6 +223,18 @@ impl Netlink {
         Ok(())
     }
 
+    /// Sets the loopback device up, which a new namespace has down.
+    pub fn bring_up_loopback(&mut self) -> Result<(), KernelError> {
+        let loopback = self.existing_device("lo")?;
+        if loopback.up {
+            return Ok(());
+        }
+        let mut message = link(loopback.index, Vec::new());
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.set_device("set device lo up", message)
+    }
+
     /// Makes a device a port of `bridge`, with learning off, before it is up: nothing is ever learned from it.
     fn settle_bridging(&mut self, device: &Device, bridge: Bridging) -> Result<(), KernelError> {
         let want = match bridge {

@@ -29,6 +29,7 @@ mod observe;
 mod port;
 mod removal;
 pub mod requirements;
+pub mod resolver;
 pub mod sandbox;
 mod underlay;
 mod vxlan;

@@ -3,9 +3,8 @@
 //! It keeps two netlink sockets, one in the host's namespace and one in the overlay namespace, and does its work on
 //! blocking threads, one piece at a time: observations and changes never overlap.
 
-use crate::{Kernel, KernelError, Namespace, device::link, events, events::Events, netlink::Netlink};
+use crate::{Kernel, KernelError, Namespace, events, events::Events, netlink::Netlink};
 use async_trait::async_trait;
-use netlink_packet_route::link::LinkFlags;
 use std::{
     fs, io,
     path::Path,
@@ -97,19 +96,8 @@ impl Host {
             overlay_name: overlay_name.to_owned(),
             overlay_namespace,
         };
-        host.set_loopback_up()?;
+        host.overlay.bring_up_loopback()?;
         Ok(host)
-    }
-
-    fn set_loopback_up(&mut self) -> Result<(), KernelError> {
-        let loopback = self.overlay.existing_device("lo")?;
-        if loopback.up {
-            return Ok(());
-        }
-        let mut message = link(loopback.index, Vec::new());
-        message.header.flags = LinkFlags::Up;
-        message.header.change_mask = LinkFlags::Up;
-        self.overlay.set_device("set device lo up", message)
     }
 
     /// Gives the overlay namespace its name again when somebody took it away (`ip netns del`). The namespace and all

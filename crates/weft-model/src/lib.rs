@@ -5,6 +5,7 @@
 //! the store keeps as JSON under the keys of [`schema`]; a [`Snapshot`] is all of them at one revision.
 
 mod address;
+mod domain;
 mod endpoint;
 mod id;
 mod mac;
@@ -19,6 +20,7 @@ mod vni;
 pub mod world;
 
 pub use address::{AddressClaim, ClaimKind};
+pub use domain::{Domain, DomainError};
 pub use endpoint::{Container, Endpoint, Sandbox};
 pub use id::{EndpointId, IdError, NetworkId, NodeId};
 pub use mac::{MacAddr, MacError};

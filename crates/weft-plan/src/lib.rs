@@ -13,6 +13,7 @@ mod leaks;
 mod members;
 pub mod model_kernel;
 mod mtu;
+pub mod names;
 mod plan;
 mod planner;
 mod reserve;

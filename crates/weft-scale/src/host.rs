@@ -70,6 +70,7 @@ impl Host {
             datapath: Datapath::Auto,
             vxlan_port: node.vxlan_port,
             vni_range: "4096-16777215".parse().context("a range of VNIs")?,
+            dns_domain: None,
             reconcile_interval: Duration::from_secs(10),
             lease_ttl: Duration::from_mins(1),
             store_timeout: PATIENCE,

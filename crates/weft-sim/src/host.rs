@@ -148,6 +148,7 @@ impl Host {
             datapath: Datapath::Auto,
             vxlan_port: 4789,
             vni_range: VniRange::default(),
+            dns_domain: None,
             reconcile_interval: Duration::from_secs(2),
             lease_ttl: Duration::from_secs(6),
             store_timeout: Duration::from_secs(5),

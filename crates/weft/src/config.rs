@@ -15,7 +15,7 @@ use std::{
 };
 use weft_agent::{Advertise, AgentOptions, Datapath, api::ErrorKind};
 use weft_engines::docker::DockerOptions;
-use weft_model::VniRange;
+use weft_model::{Domain, VniRange};
 use weft_store::{JoinToken, OptionError, StoreOptions, StoreUrl};
 
 /// The file that is read when it exists and none is named.
@@ -102,6 +102,12 @@ pub struct DaemonFlags {
     /// How long to wait for the store at the start [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub store_timeout: Option<Seconds>,
+    /// What names of endpoints end with if written in full, as in web.my-net.weft [default: weft]
+    #[arg(long, value_name = "DOMAIN")]
+    pub dns_domain: Option<Domain>,
+    /// Answer no DNS queries in the containers
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub no_dns: Option<Switch>,
     /// Where Docker's API is [default: `unix:///var/run/docker.sock`]
     #[arg(long, value_name = "URL")]
     pub docker_socket: Option<String>,
@@ -187,6 +193,8 @@ impl DaemonConfig {
             ..DockerOptions::default()
         };
         let (cluster_store, store_options) = layers.store(flags)?;
+        let dns_domain = layers.value("dns-domain", flags.dns_domain.as_ref())?.unwrap_or_default();
+        let no_dns = layers.value("no-dns", flags.no_dns.as_ref())?.is_some_and(|s: Switch| s.0);
         let agent = AgentOptions {
             cluster_store,
             store_options,
@@ -199,6 +207,7 @@ impl DaemonConfig {
             datapath: layers.value("datapath", flags.datapath.as_ref())?.unwrap_or_default(),
             vxlan_port: layers.value("vxlan-port", flags.vxlan_port.as_ref())?.unwrap_or_default().0,
             vni_range: layers.value("vni-range", flags.vni_range.as_ref())?.unwrap_or_default(),
+            dns_domain: (!no_dns).then_some(dns_domain),
             reconcile_interval: seconds("reconcile-interval", flags.reconcile_interval.as_ref(), 3)?,
             lease_ttl: seconds("lease-ttl", flags.lease_ttl.as_ref(), 15)?,
             store_timeout: seconds("store-timeout", flags.store_timeout.as_ref(), 10)?,

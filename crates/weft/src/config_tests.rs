@@ -40,6 +40,7 @@ fn the_defaults_are_those_of_the_help() {
     assert_eq!(agent.overlay_netns, "weft");
     assert_eq!(agent.vxlan_port, 4789);
     assert_eq!(agent.vni_range.to_string(), "4096-16777215");
+    assert_eq!(agent.dns_domain.as_ref().unwrap().as_str(), "weft");
     assert_eq!(agent.reconcile_interval, Duration::from_secs(3));
     assert_eq!(agent.lease_ttl, Duration::from_secs(15));
     assert_eq!(agent.store_timeout, Duration::from_secs(10));
@@ -61,6 +62,8 @@ const SETTINGS: &[Setting] = &[
     ("datapath", "ebpf", "kernel", |c| format!("{:?}", c.agent.datapath).to_lowercase()),
     ("vxlan-port", "1", "2", |c| c.agent.vxlan_port.to_string()),
     ("vni-range", "5000-5001", "6000-6001", |c| c.agent.vni_range.to_string()),
+    ("dns-domain", "a.b", "c", |c| c.agent.dns_domain.as_ref().unwrap().to_string()),
+    ("no-dns", "true", "false", |c| c.agent.dns_domain.is_none().to_string()),
     ("reconcile-interval", "1", "2", |c| c.agent.reconcile_interval.as_secs().to_string()),
     ("lease-ttl", "7", "8", |c| c.agent.lease_ttl.as_secs().to_string()),
     ("store-timeout", "1", "2", |c| c.agent.store_timeout.as_secs().to_string()),

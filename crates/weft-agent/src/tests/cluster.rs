@@ -277,6 +277,7 @@ pub(super) fn options(dir: &Path, name: &str) -> AgentOptions {
         datapath: Datapath::Auto,
         vxlan_port: 4789,
         vni_range: "4096-4099".parse().unwrap(),
+        dns_domain: None,
         reconcile_interval: Duration::from_millis(200),
         lease_ttl: Duration::from_secs(5),
         store_timeout: Duration::from_secs(5),

@@ -444,7 +444,7 @@ async fn the_cluster_learns_whose_an_endpoint_is() {
     let body = json!({"NetworkID": network, "EndpointID": id, "Interface": interface});
     ok(&hall.served, "NetworkDriver.CreateEndpoint", body).await;
     hall.dockerd.connect(&network, "c0ffee", "web", id.as_str());
-    let expected = Some(Container::new("c0ffee", "web"));
+    let expected = Some(Container { aliases: vec!["www".to_owned()], ..Container::new("c0ffee", "web") });
     let container = || hall.cluster.read(|s| s.all_endpoints().next().and_then(|e| e.container.clone()));
     wait(|| container() == expected, || format!("its container is {:?}", container())).await;
 }

@@ -8,7 +8,7 @@ use bollard::{
     API_DEFAULT_VERSION, Docker,
     errors::Error,
     models::{EventMessage, Ipam, IpamConfig, Network as ListedNetwork, NetworkCreateRequest},
-    query_parameters::{EventsOptions, InspectNetworkOptions, ListNetworksOptions},
+    query_parameters::{EventsOptions, InspectContainerOptions, InspectNetworkOptions, ListNetworksOptions},
 };
 use futures::Stream;
 use std::collections::{BTreeMap, HashMap};
@@ -101,6 +101,17 @@ impl Engine {
                 .then(|| Container::new(container, endpoint.name.unwrap_or_default())),
         });
         Ok(Some(endpoints.collect()))
+    }
+
+    /// What a container answers to on the network that it has this endpoint on, besides its name. None if it is gone.
+    pub async fn aliases(&self, container: &str, endpoint: &str) -> Result<Vec<String>, ApiError> {
+        let found = match self.docker.inspect_container(container, None::<InspectContainerOptions>).await {
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => return Ok(vec![]),
+            other => other?,
+        };
+        let networks = found.network_settings.and_then(|settings| settings.networks).unwrap_or_default();
+        let here = networks.into_values().find(|n| n.endpoint_id.as_deref() == Some(endpoint));
+        Ok(here.and_then(|n| n.aliases).unwrap_or_default())
     }
 
     /// Makes the copy of a network. One that would be the second of its name is taken back and an error: Docker

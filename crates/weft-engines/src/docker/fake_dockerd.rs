@@ -72,6 +72,7 @@ impl FakeDockerd {
             .route("/networks", get(list))
             .route("/networks/create", post(create))
             .route("/networks/{id}", delete(remove).get(inspect))
+            .route("/containers/{id}/json", get(inspect_container))
             .route("/events", get(events))
             .with_state(self.clone());
         tokio::spawn(async move { axum::serve(listener, app).await.unwrap() })
@@ -188,6 +189,21 @@ async fn inspect(State(dockerd): State<FakeDockerd>, Path(id): Path<String>) -> 
         Some(network) => Json(network.clone()).into_response(),
         None => refuse(StatusCode::NOT_FOUND, "no such network"),
     }
+}
+
+/// A container whose every endpoint has the alias `www`.
+async fn inspect_container(State(dockerd): State<FakeDockerd>, Path(id): Path<String>) -> Response {
+    let networks = dockerd.networks.lock().unwrap();
+    let on = networks.values().filter_map(|n| {
+        let endpoint = n["Containers"][&id]["EndpointID"].as_str()?;
+        let settings = json!({"Aliases": ["www", id.get(..12).unwrap_or(&id)], "EndpointID": endpoint});
+        Some((n["Name"].as_str()?.to_owned(), settings))
+    });
+    let on: serde_json::Map<_, _> = on.collect();
+    if on.is_empty() {
+        return refuse(StatusCode::NOT_FOUND, "no such container");
+    }
+    Json(json!({"Id": id, "NetworkSettings": {"Networks": on}})).into_response()
 }
 
 async fn create(State(dockerd): State<FakeDockerd>, Json(request): Json<Value>) -> Response {

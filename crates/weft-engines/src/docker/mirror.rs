@@ -25,7 +25,7 @@ use std::{
 };
 use tokio::time::Instant;
 use weft_agent::{AgentError, api::EngineStatus};
-use weft_model::{Binding, ClaimKind, EndpointId, NetworkId, NetworkName, unix_now};
+use weft_model::{Binding, ClaimKind, Container, EndpointId, NetworkId, NetworkName, unix_now};
 
 /// How often everything is compared although nothing was heard.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -124,7 +124,7 @@ impl<C: Cluster> Mirror<C> {
             }
             for network in std::mem::take(&mut look.containers) {
                 let endpoints = engine.endpoints(&network).await?.unwrap_or_default();
-                self.name_containers(&endpoints).await;
+                self.name_containers(&engine, &endpoints).await?;
             }
             if look.leaks {
                 self.find_leaks(&engine, &mut suspicions).await?;
@@ -284,21 +284,30 @@ impl<C: Cluster> Mirror<C> {
         }
     }
 
-    /// Tells the cluster whose the endpoints of a network are.
-    async fn name_containers(&self, endpoints: &[EngineEndpoint]) {
+    /// Tells the cluster whose the endpoints of a network are, and what they answer to.
+    async fn name_containers(&self, engine: &Engine, endpoints: &[EngineEndpoint]) -> Result<(), ApiError> {
         for endpoint in endpoints {
             let (Some(container), Ok(id)) = (&endpoint.container, endpoint.id.parse::<EndpointId>()) else {
                 continue;
             };
             let network = self.cluster.read(|s| {
                 let found = s.endpoints.values().find_map(|endpoints| endpoints.get(&id))?;
-                (found.container.as_ref() != Some(container)).then(|| found.network.clone())
+                // Aliases are an endpoint's for life.
+                let known = found
+                    .container
+                    .as_ref()
+                    .is_some_and(|c| c.id == container.id && c.name == container.name);
+                (!known).then(|| found.network.clone())
             });
             let Some(network) = network else { continue };
+            let mut aliases = engine.aliases(&container.id, &endpoint.id).await?;
+            aliases.retain(|alias| *alias != container.name && !container.id.starts_with(alias.as_str()));
+            let container = Container { aliases, ..container.clone() };
             if let Err(error) = self.cluster.set_container(&network, &id, container.clone()).await {
                 tracing::warn!(container = container.name, %error, "an endpoint's container could not be noted");
             }
         }
+        Ok(())
     }
 
     /// Looks for what dockerd has forgotten, and removes what it forgot long enough ago.
@@ -312,7 +321,7 @@ impl<C: Cluster> Mirror<C> {
             Known { networks: networks.into_iter().map(|n| n.id).collect(), endpoints: BTreeSet::new() };
         for network in self.networks_in_use() {
             let endpoints = engine.endpoints(&network).await?.unwrap_or_default();
-            self.name_containers(&endpoints).await;
+            self.name_containers(engine, &endpoints).await?;
             known.endpoints.extend(endpoints.into_iter().map(|e| e.id));
         }
         let found = self.cluster.read(|s| suspects(s, self.cluster.node(), &known));

@@ -6,5 +6,6 @@ mod displaced;
 mod explain;
 mod ipam;
 mod leaks;
+mod names;
 mod plan;
 mod planner;

@@ -192,10 +192,7 @@ fn a_pair_made_after_join_goes_straight_into_the_sandbox() {
 
 #[test]
 fn a_holder_is_told_by_what_people_call_it() {
-    let named = Endpoint {
-        container: Some(Container::new("c", "web")),
-        ..endpoint(2, 1, 0)
-    };
+    let named = Endpoint { container: Some(Container::new("c", "web")), ..endpoint(2, 1, 0) };
     let attached = Endpoint { engine: "netns".to_owned(), id: id(5), ..named.clone() };
     let mut snapshot = snapshot(&two_nodes(), &[network(1, 4096)], &[named, endpoint(3, 1, 1), attached]);
     let claims =

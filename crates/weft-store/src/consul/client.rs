@@ -373,7 +373,8 @@ impl Client {
 /// Whether the connection was closed after it was made and before the request was sent. With TLS 1.3 a server judges the
 /// client's certificate only then (RFC 8446, 4.4.2.4), and why it closed is sometimes lost.
 fn is_canceled(error: &reqwest::Error) -> bool {
-    let causes = iter::successors(error.source(), |error| error.source());
+    let causes =
+        iter::successors(error.source(), |error: &&(dyn std::error::Error + 'static)| (*error).source());
     causes.filter_map(|error| error.downcast_ref::<hyper::Error>()).any(hyper::Error::is_canceled)
 }
 
