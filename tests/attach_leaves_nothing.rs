@@ -84,7 +84,8 @@ fn many_cycles_leave_everything_as_it_was() {
         attaching += start.elapsed();
         assert_eq!(container.ip().unwrap(), "10.0.0.4", "cycle {cycle}: the address is free again");
         if cycle % 50 == 0 {
-            ping(&container, "10.0.0.3").unwrap();
+            // An echo may be late on a busy machine.
+            eventually("an answer", Duration::from_secs(10), || ping(&container, "10.0.0.3"));
         }
         container.detach(daemon, "lab").unwrap();
         assert_eq!(devices(&container.namespace), ["lo"], "cycle {cycle}");

@@ -22,14 +22,20 @@ pub(crate) async fn record_lost(
     scope: &Scope,
     listing: Listing,
 ) -> Result<Listing, StoreError> {
-    if listing.revision >= view.read(|s| s.revision) {
+    let seen = view.read(|s| s.revision);
+    if listing.revision >= seen {
+        return Ok(listing);
+    }
+    let node = view.this().id;
+    // It may only have been overtaken by the changes of another scope, as most are where many hosts start at once. One key tells
+    // which time it is in the store; to list everything for that would cost every host the whole cluster.
+    if outbox.store().list(&schema::node_key(&node)).await?.revision >= seen {
         return Ok(listing);
     }
     // One scope after the other: the first records what concerns all of them.
     let _turn = outbox.restoring().await;
-    // The listing of one scope may only have been overtaken by the changes of another: then this one is not older.
     let mut whole = outbox.store().list(schema::ALL).await?;
-    let (node, before) = (view.this().id, view.told());
+    let before = view.told();
     if is_older(&whole, &before, &node) {
         record_again(outbox.store(), &before, &node, &mut whole).await?;
     }

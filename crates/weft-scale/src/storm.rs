@@ -13,7 +13,7 @@ use weft_store::{Outcome, Store, Txn};
 /// Connections that the changes are written over.
 const WRITERS: usize = 8;
 /// Transactions under way at once.
-const UNDER_WAY: usize = 64;
+const UNDER_WAY: usize = 512;
 /// The numbers of the endpoints that come and go, out of the way of those that stay.
 const FIRST: usize = 50_000;
 

@@ -35,6 +35,10 @@ async fn converges(name: &str, door: Door) {
     let report = measure(&run).await.unwrap();
     assert_eq!(report.single.reach.count, 20 * 9, "each change at each other host of its network");
     assert_eq!(report.storm.reach.count, 200 * 9);
+    // A start costs a host what it follows, however many others start at the same time: less than one look at everything.
+    let listed = report.start.calls.records / SHAPE.hosts as u64;
+    let everything = 2 * SHAPE.endpoints as u64;
+    assert!(listed < everything, "{listed} records for each host, of {everything}");
     figures(
         "scale",
         &format!(

@@ -30,8 +30,9 @@ use weft_model::Revision;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection is dead when a ping is not answered in this time.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Records asked for at once. A record of weft has some hundred bytes.
-const PAGE: i64 = 1000;
+/// Records asked for at once. A record of weft has some hundred bytes. etcd walks over all keys that are left for each page, to
+/// count them: small pages would cost a large listing its square.
+const PAGE: i64 = 10_000;
 /// How often a listing starts again when compaction overtakes it.
 const LISTING_ATTEMPTS: u32 = 3;
 

@@ -3,6 +3,8 @@
 //! Every comparison is made within one run, the two sides by turns, and told as a ratio of medians: the machine
 //! may be busy, but then it is for both.
 
+mod names;
+
 use crate::{
     machine::Machine,
     statistics::median,
@@ -39,6 +41,7 @@ pub fn run() -> Result<()> {
             LabOptions { containers: 0, store: LabStore::Etcd(tools), engine: Some(engine), ..options };
         let lab = Fixture::up(options)?;
         engines(&lab, version)?;
+        names::names(&lab, version)?;
     }
     Ok(())
 }
