@@ -1,4 +1,12 @@
-//! What can be typed: commands and flags, close to `docker network` and `ip`.
+//! What can be typed: commands and flags, close to `docker network` and `ip`. A file for each group of commands.
+
+mod attach;
+mod lab;
+mod network;
+
+pub use attach::{AttachFlags, DetachFlags};
+pub use lab::{LabCommand, StoreKind};
+pub use network::{CreateFlags, NetworkCommand};
 
 use crate::{
     commands::StoreCommand,
@@ -6,9 +14,7 @@ use crate::{
     exit::EXIT_CODES,
 };
 use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
-use ipnet::IpNet;
 use std::{net::IpAddr, path::PathBuf};
-use weft_model::{MacAddr, Mtu, NetworkName, Subnet, Vni};
 
 /// One private network for containers across hosts.
 #[derive(Debug, Parser)]
@@ -108,62 +114,6 @@ pub struct InspectFlags {
     pub format: Format,
 }
 
-/// `weft network …`
-#[derive(Debug, Subcommand)]
-pub enum NetworkCommand {
-    /// List the networks
-    #[command(alias = "list")]
-    Ls(ListFlags),
-    /// Make a network, on every host at once, and print its id
-    Create(Box<CreateFlags>),
-    /// Show networks in full
-    Inspect(InspectFlags),
-    /// Remove networks that have no endpoints
-    #[command(alias = "remove")]
-    Rm {
-        /// The networks: names, ids, or the beginnings of ids
-        #[arg(required = true, value_name = "NETWORK", value_parser = NonEmptyStringValueParser::new())]
-        references: Vec<String>,
-    },
-}
-
-/// `weft network create`
-#[derive(Args, Debug)]
-pub struct CreateFlags {
-    /// The name, unique in the cluster
-    pub name: NetworkName,
-    /// A subnet, as in `10.9.0.0/24` or `fd00:9::/64`; may be given several times [default: a free /24 chosen by weft]
-    #[arg(long, value_parser = Subnet::parse_net, value_delimiter = ',')]
-    pub subnet: Vec<IpNet>,
-    /// The gateway of the subnet that holds it [default: the subnet's first address]
-    #[arg(long, value_parser = ip, value_delimiter = ',', value_name = "IP")]
-    pub gateway: Vec<IpAddr>,
-    /// Choose addresses only from this part of the subnet that holds it
-    #[arg(long, value_parser = Subnet::parse_net, value_delimiter = ',', value_name = "SUBNET")]
-    pub ip_range: Vec<IpNet>,
-    /// An address never to be given to an endpoint
-    #[arg(long, value_parser = named_ip, value_delimiter = ',', value_name = "NAME=IP")]
-    pub aux_address: Vec<(String, IpAddr)>,
-    /// Add an IPv6 subnet, a random private /64 unless --subnet gives one
-    #[arg(long)]
-    pub ipv6: bool,
-    /// Make a network without a way out
-    #[arg(long)]
-    pub internal: bool,
-    /// A label
-    #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
-    pub label: Vec<(String, String)>,
-    /// A driver option; com.docker.network.driver.mtu and weft.vni mean the same as --mtu and --vni
-    #[arg(short = 'o', long = "opt", value_parser = key_value, value_name = "KEY=VALUE")]
-    pub options: Vec<(String, String)>,
-    /// The MTU inside [default: what the path between the hosts carries, less the tunnel's headers]
-    #[arg(long, value_name = "BYTES")]
-    pub mtu: Option<Mtu>,
-    /// The VXLAN identifier [default: a free one of the cluster's range]
-    #[arg(long, value_name = "VNI")]
-    pub vni: Option<Vni>,
-}
-
 /// `weft endpoint …`
 #[derive(Debug, Subcommand)]
 pub enum EndpointCommand {
@@ -226,99 +176,6 @@ pub struct GcFlags {
     /// How to print the list
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub format: Format,
-}
-
-/// `weft attach`
-#[derive(Args, Debug)]
-pub struct AttachFlags {
-    /// The network: its name, id, or the beginning of its id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub network: String,
-    /// The network namespace: a path, or a name that `ip netns` knows (/run/netns/NAME)
-    #[arg(long, value_name = "PATH")]
-    pub netns: PathBuf,
-    /// The address; once for IPv4, once for IPv6 [default: free ones]
-    #[arg(long, value_parser = ip)]
-    pub ip: Vec<IpAddr>,
-    /// The MAC address [default: made from the address]
-    #[arg(long)]
-    pub mac: Option<MacAddr>,
-    /// The name of the interface [default: the first free ethN]
-    #[arg(long)]
-    pub interface: Option<String>,
-    /// What to call it in listings [default: the last part of the namespace's path]
-    #[arg(long)]
-    pub name: Option<String>,
-    /// How to print the endpoint
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    pub format: Format,
-}
-
-/// `weft detach`
-#[derive(Args, Debug)]
-pub struct DetachFlags {
-    /// The network: its name, id, or the beginning of its id
-    #[arg(value_parser = NonEmptyStringValueParser::new())]
-    pub network: String,
-    /// The network namespace: a path, or a name that `ip netns` knows (/run/netns/NAME)
-    #[arg(long, value_name = "PATH")]
-    pub netns: PathBuf,
-}
-
-/// `weft lab …`
-#[derive(Debug, Subcommand)]
-pub enum LabCommand {
-    /// Make a lab: a network namespace and a daemon for each host, containers on one network
-    Up {
-        /// How many hosts
-        #[arg(long, default_value_t = 2)]
-        hosts: usize,
-        /// The lab's name
-        #[arg(long, default_value = "lab")]
-        name: String,
-        /// How many container-like namespaces on each host
-        #[arg(long, default_value_t = 1)]
-        containers: usize,
-        /// The store: the first host's own, or a server on the switch
-        #[arg(long, value_enum, default_value_t)]
-        store: StoreKind,
-    },
-    /// Remove a lab and all it made
-    Down {
-        /// The lab's name
-        #[arg(long, default_value = "lab")]
-        name: String,
-    },
-    /// Run a command on a host (h1) or in one of its containers (h1/c1)
-    Exec {
-        /// The lab's name
-        #[arg(long, default_value = "lab")]
-        name: String,
-        /// Where: h1, or h1/c1
-        target: String,
-        /// The command and its arguments
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
-        command: Vec<String>,
-    },
-    /// List the labs of this machine
-    #[command(alias = "list")]
-    Ls {
-        /// How to print the list
-        #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-        format: Format,
-    },
-}
-
-/// `weft lab up --store`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum StoreKind {
-    /// The first host's daemon serves its embedded store to the others
-    #[default]
-    Embedded,
-    /// A real etcd
-    Etcd,
-    /// A real Consul
-    Consul,
 }
 
 /// `weft down`
