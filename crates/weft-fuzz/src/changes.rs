@@ -5,7 +5,7 @@ use crate::promises;
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{
     AddressClaim, AddressDriver, Binding, Change, ClaimKind, Container, Endpoint, HostRoute, MacAddr, Mtu,
-    Network, Node, Pool, Sandbox, Subnet, Vni, encode, schema,
+    Network, Node, Pool, Sandbox, Subnet, Tap, Vni, encode, schema,
 };
 
 const NETS: [&str; 12] = [
@@ -143,6 +143,8 @@ impl Choices<'_> {
                 path: c.text(),
                 interface: c.text(),
                 configured_by_engine: c.yes(),
+                inode: c.maybe(|_| 7),
+                tap: c.maybe(|_| Tap::default()),
             }),
             mac: MacAddr(self.of(&[
                 [0; 6],

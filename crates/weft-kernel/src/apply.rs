@@ -5,7 +5,7 @@ use crate::{
     linux::Host,
     neighbour,
     netlink::{Netlink, Request},
-    port, vxlan,
+    port, tap, vxlan,
 };
 use std::collections::HashMap;
 use weft_model::{MacAddr, Vni};
@@ -42,7 +42,10 @@ impl Host {
             Op::Create(key, want) | Op::Change { key, to: want, .. } => (key, want),
             Op::Remove(Key::Bridge(vni)) => return self.overlay.delete_device(&bridge_name(*vni)),
             Op::Remove(Key::Vxlan(vni)) => return self.overlay.delete_device(&vxlan_name(*vni)),
-            Op::Remove(Key::Port(_, name)) => return self.overlay.delete_device(name),
+            Op::Remove(Key::Port(_, name)) => {
+                tap::release(self, name)?;
+                return self.overlay.delete_device(name);
+            }
             Op::Remove(key) => return Err(mismatch(key)),
         };
         match (key, want) {

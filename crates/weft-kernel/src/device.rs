@@ -26,8 +26,8 @@ pub(crate) struct Device {
     pub mac: MacAddr,
     pub mtu: u32,
     pub up: bool,
-    /// Whether it has a name for people.
-    pub has_alias: bool,
+    /// Its name for people.
+    pub alias: Option<String>,
     pub loopback: bool,
     /// Whether its frames have Ethernet headers.
     pub ethernet: bool,
@@ -56,7 +56,7 @@ impl Device {
             mac: MacAddr::ZERO,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
-            has_alias: false,
+            alias: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             master: None,
@@ -72,7 +72,7 @@ impl Device {
                 LinkAttribute::IfName(name) => device.name = name,
                 LinkAttribute::Address(bytes) => device.mac = mac_of(&bytes),
                 LinkAttribute::Mtu(mtu) => device.mtu = mtu,
-                LinkAttribute::IfAlias(_) => device.has_alias = true,
+                LinkAttribute::IfAlias(alias) => device.alias = Some(alias),
                 LinkAttribute::Controller(index) => device.master = Some(index),
                 LinkAttribute::Group(group) => device.group = group,
                 LinkAttribute::Link(index) => device.link = Some(index),

@@ -31,6 +31,7 @@ mod removal;
 pub mod requirements;
 pub mod resolver;
 pub mod sandbox;
+mod tap;
 mod underlay;
 mod vxlan;
 

@@ -6,6 +6,7 @@
 use crate::{Kernel, KernelError, Namespace, events, events::Events, netlink::Netlink};
 use async_trait::async_trait;
 use std::{
+    collections::HashMap,
     fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -77,6 +78,8 @@ pub(crate) struct Host {
     pub overlay_name: String,
     pub overlay_namespace: Namespace,
     pub overlay: Netlink,
+    /// The tap devices of ports, by the ports' names, as last seen or made.
+    pub taps: HashMap<String, String>,
 }
 
 impl Host {
@@ -95,6 +98,7 @@ impl Host {
             underlay_namespace,
             overlay_name: overlay_name.to_owned(),
             overlay_namespace,
+            taps: HashMap::new(),
         };
         host.overlay.bring_up_loopback()?;
         Ok(host)

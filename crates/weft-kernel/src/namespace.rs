@@ -94,6 +94,11 @@ impl Namespace {
         Ok(self.identity()? == other.identity()?)
     }
 
+    /// The number of its file, by which it is told from others.
+    pub fn inode(&self) -> Result<u64, KernelError> {
+        self.identity().map(|(_, inode)| inode)
+    }
+
     fn identity(&self) -> Result<(u64, u64), KernelError> {
         self.file.metadata().map(|found| identity(&found)).map_err(|e| failed(&self.path, &e))
     }

@@ -11,7 +11,9 @@ use crate::{
     fdb::{self, FdbEntry, Place},
     linux::Host,
     neighbour::{self, NeighbourEntry},
-    port, vxlan,
+    port,
+    tap::Taps,
+    vxlan,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use std::collections::HashMap;
@@ -97,10 +99,13 @@ impl Host {
     pub fn observe(&mut self) -> Result<HostState, KernelError> {
         self.keep_overlay_namespace()?;
         let devices = Devices::new(self.overlay.devices()?);
+        let taps = Taps::observe(&mut self.underlay)?;
         let mut state = HostState::new();
         for device in devices.devices.values() {
-            state.extend(observed_device(&devices, device)?);
+            state.extend(observed_device(&devices, &taps, device)?);
         }
+        taps.add_orphans(&mut state);
+        self.taps = taps.into_names();
         for message in self.overlay.dump("list the FDB entries", &fdb::all())? {
             let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
             if let Some(entry) = FdbEntry::of(&message) {
@@ -119,7 +124,11 @@ impl Host {
     }
 }
 
-fn observed_device(devices: &Devices, device: &Device) -> Result<Option<(Key, Object)>, KernelError> {
+fn observed_device(
+    devices: &Devices,
+    taps: &Taps,
+    device: &Device,
+) -> Result<Option<(Key, Object)>, KernelError> {
     Ok(match role(&device.name) {
         Some(Role::Bridge(vni)) => Some((Key::Bridge(vni), Object::Bridge(bridge::observed(device)?))),
         Some(Role::Vxlan(vni)) => {
@@ -128,7 +137,7 @@ fn observed_device(devices: &Devices, device: &Device) -> Result<Option<(Key, Ob
         }
         Some(Role::Port) => match devices.network_of_port(device) {
             Some(vni) => {
-                let port = port::observed(device, devices.bridge(vni))?;
+                let port = port::observed(device, devices.bridge(vni), taps)?;
                 Some((Key::Port(vni, device.name.clone()), Object::Port(port)))
             }
             None => None,

@@ -10,6 +10,7 @@ use crate::{
     device::{Device, Settings, kind, link},
     linux::{Host, set_sysctl},
     netlink::{Netlink, Request},
+    tap::{self, Joint, Taps},
 };
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -24,16 +25,18 @@ use std::{
     os::fd::{AsFd, AsRawFd},
     path::Path,
 };
-use weft_model::Vni;
+use weft_model::{Sandbox, Vni};
 use weft_plan::{FarEndSandbox, Port, PortFarEnd};
 
 /// The port that `device` is. Something else of that name is told to be down: being changed puts it right.
 /// `bridge` is its network's bridge.
-pub(crate) fn observed(device: &Device, bridge: Option<u32>) -> Result<Port, KernelError> {
+pub(crate) fn observed(device: &Device, bridge: Option<u32>, taps: &Taps) -> Result<Port, KernelError> {
+    let mtu = device.mtu()?;
     Ok(Port {
-        mtu: device.mtu()?,
+        mtu,
         up: device.up && device.kind == "veth",
         bridged: device.is_quiet_port_of(bridge),
+        tap: taps.of(&device.name, mtu),
         far_end: None,
     })
 }
@@ -43,8 +46,9 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Resu
     let bridge = host.bridging(vni, want.bridged)?;
     let settings = Settings { mac: None, mtu: want.mtu, up: want.up, group: Some(vni.get()), bridge };
     if let Some(found) = host.overlay.device(name)? {
-        if found.kind == "veth" && is_finished(&found) {
-            return host.overlay.settle(&found, &settings);
+        if found.kind == "veth" && is_finished(&found) && !has_lost_its_far_end(host, want)? {
+            host.overlay.settle(&found, &settings)?;
+            return settle_tap(host, vni, name, want);
         }
         host.overlay.delete_device(name)?;
     }
@@ -53,16 +57,47 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Resu
         return Err(KernelError::netlink(&format!("create device {name}"), reason, 0));
     };
     let far_namespace = match &far_end.sandbox {
-        Some(sandbox) => Namespace::open(&sandbox.path)?,
+        Some(sandbox) => namespace_of(host, sandbox)?,
         None => host.underlay_namespace.clone(),
     };
     create_pair(host, vni, name, want, far_end, &far_namespace)?;
-    let outcome = finish(&mut host.overlay, name, &settings, far_end, &far_namespace);
+    let outcome = settle_tap(host, vni, name, want)
+        .and_then(|()| finish(&mut host.overlay, name, &settings, far_end, &far_namespace));
     if outcome.is_err() {
         // Half a pair would look finished to the next observation. The other end goes with this one.
         host.overlay.delete_device(name)?;
     }
     outcome
+}
+
+/// The sandbox's namespace, if it is the one that was meant.
+fn namespace_of(host: &Host, sandbox: &FarEndSandbox) -> Result<Namespace, KernelError> {
+    if sandbox.path == Sandbox::HOST {
+        return Ok(host.underlay_namespace.clone());
+    }
+    let namespace = Namespace::open(&sandbox.path)?;
+    let meant = sandbox.inode.is_none_or(|inode| namespace.inode().is_ok_and(|found| found == inode));
+    let another = || KernelError::Namespace {
+        path: sandbox.path.clone(),
+        reason: "this is another namespace by now: the process that it was of has ended".to_owned(),
+    };
+    if meant { Ok(namespace) } else { Err(another()) }
+}
+
+/// Whether the end that a tap is to be joined with has been taken out of the host's namespace, or renamed.
+fn has_lost_its_far_end(host: &mut Host, want: &Port) -> Result<bool, KernelError> {
+    match (&want.tap, &want.far_end) {
+        (Some(_), Some(far_end)) => Ok(host.underlay.device(&far_end.name)?.is_none()),
+        _ => Ok(false),
+    }
+}
+
+fn settle_tap(host: &mut Host, vni: Vni, port: &str, want: &Port) -> Result<(), KernelError> {
+    let (Some(tap), Some(far_end)) = (&want.tap, &want.far_end) else { return Ok(()) };
+    tap::join(
+        host,
+        &Joint { vni, port, far_end: &far_end.name, tap, owner: far_end.tap_owner, mtu: want.mtu },
+    )
 }
 
 fn create_pair(
@@ -122,7 +157,7 @@ fn finish(
 /// Whether a pair was made to its end. A daemon that is killed in the middle leaves one whose near end was never up and has
 /// no alias, and whose far end may have no address: nobody can tell from here, so it is made again.
 fn is_finished(near_end: &Device) -> bool {
-    near_end.up || near_end.has_alias
+    near_end.up || near_end.alias.is_some()
 }
 
 /// Gives the container's interface its addresses and sets it up.
@@ -130,6 +165,11 @@ fn set_up_in_sandbox(sandbox: &FarEndSandbox, namespace: &Namespace) -> Result<(
     if sandbox.addresses.iter().any(|address| address.addr().is_ipv6()) {
         // Engines switch IPv6 off in the namespaces of containers that have had no IPv6 address so far.
         let path = Path::new("/proc/sys/net/ipv6/conf").join(&sandbox.interface).join("disable_ipv6");
+        namespace.run(|| set_sysctl(&path, "0"))??;
+    }
+    if sandbox.path == Sandbox::HOST {
+        // A container that advertises itself as a router must not become the host's way out.
+        let path = Path::new("/proc/sys/net/ipv6/conf").join(&sandbox.interface).join("accept_ra");
         namespace.run(|| set_sysctl(&path, "0"))??;
     }
     let mut netlink = Netlink::open(namespace)?;

@@ -1,13 +1,13 @@
 //! Removing every trace of weft from this host's kernel: `weft down`.
 
-use crate::{KernelError, NAMED_NAMESPACES, Namespace, fast_path, netlink::Netlink, observe::role};
+use crate::{KernelError, NAMED_NAMESPACES, Namespace, fast_path, netlink::Netlink, observe::role, tap};
 use std::path::Path;
 
 /// How often devices are looked for again that were removed: only a daemon that still runs makes new ones.
 const ROUNDS: usize = 5;
 
-/// Removes the fast path, all of weft's devices, the far ends of veth pairs that no engine took from the calling thread's
-/// namespace, and the overlay namespace. When it returns they are gone. Succeeds when there is nothing.
+/// Removes the fast path, all of weft's devices, from the calling thread's namespace the tap devices that weft made and the
+/// far ends of veth pairs that no engine took, and the overlay namespace. When it returns they are gone. Succeeds when there is nothing.
 pub async fn remove_everything(overlay_netns: &str) -> Result<(), KernelError> {
     let host = Namespace::current()?;
     let name = overlay_netns.to_owned();
@@ -21,6 +21,7 @@ fn remove(host: &Namespace, overlay_name: &str) -> Result<(), KernelError> {
     if let Ok(overlay) = Namespace::open(&path) {
         remove_devices(&overlay, |name, _| role(name).is_some())?;
     }
+    tap::release_all(host)?;
     remove_devices(host, |name, kind| kind == "veth" && is_far_end(name))?;
     Namespace::delete_named(overlay_name)
 }
@@ -44,7 +45,7 @@ fn remove_devices(namespace: &Namespace, ours: impl Fn(&str, &str) -> bool) -> R
 }
 
 /// See [`weft_plan::far_end_name`].
-fn is_far_end(name: &str) -> bool {
+pub(crate) fn is_far_end(name: &str) -> bool {
     let digits = name.strip_prefix("weftc").unwrap_or_default();
     digits.len() == 10 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -79,4 +79,35 @@ pub struct Sandbox {
     /// weft. Where it is the engine, weft leaves the far end in the host's namespace at first, and does the
     /// engine's part itself only when the pair was lost and has to be made again.
     pub configured_by_engine: bool,
+    /// The number of the namespace's file (its inode), where the path alone could come to mean another namespace:
+    /// `/proc/PID/ns/net`, once another process has that pid.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    /// The interface is a tap device in the host's namespace, for a virtual machine: it has no addresses there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<Tap>,
+}
+
+/// What a tap device is made with, if there is none of its name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// The user, by number, that may open it; else root alone.
+    #[serde(default)]
+    pub owner: Option<u32>,
+}
+
+impl Sandbox {
+    /// The path of the host's own namespace: that of the daemon that reads it, whatever its pid.
+    pub const HOST: &str = "/proc/self/ns/net";
+
+    /// The namespace at `path`, into which weft itself moves the interface.
+    pub fn namespace(path: impl Into<String>, interface: impl Into<String>) -> Self {
+        let (path, interface) = (path.into(), interface.into());
+        Self { path, interface, configured_by_engine: false, inode: None, tap: None }
+    }
+
+    /// Whether it is no container's namespace but the host's own.
+    pub fn is_host(&self) -> bool {
+        self.path == Self::HOST
+    }
 }

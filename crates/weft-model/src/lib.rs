@@ -21,7 +21,7 @@ pub mod world;
 
 pub use address::{AddressClaim, ClaimKind};
 pub use domain::{Domain, DomainError};
-pub use endpoint::{Container, Endpoint, Sandbox};
+pub use endpoint::{Container, Endpoint, Sandbox, Tap};
 pub use id::{EndpointId, IdError, NetworkId, NodeId};
 pub use mac::{MacAddr, MacError};
 pub use moment::utc;

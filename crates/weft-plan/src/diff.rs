@@ -37,7 +37,9 @@ pub fn diff_keys(desired: &HostState, before: &HostState, keys: &BTreeSet<Key>) 
 /// Whether an object is as it should be. What a port's far end should be is not part of that.
 pub fn is_as_desired(desired: &Object, observed: &Object) -> bool {
     match (desired, observed) {
-        (Object::Port(d), Object::Port(o)) => (d.mtu, d.up, d.bridged) == (o.mtu, o.up, o.bridged),
+        (Object::Port(d), Object::Port(o)) => {
+            (d.mtu, d.up, d.bridged, &d.tap) == (o.mtu, o.up, o.bridged, &o.tap)
+        }
         _ => desired == observed,
     }
 }

@@ -154,15 +154,20 @@ impl Underlay {
 fn local_port(segment: Segment, id: &EndpointId, endpoint: &Endpoint) -> Port {
     // Once there is a sandbox (after the engine's Join, or in `weft attach`) a pair that has to be made is one
     // that was lost or that weft itself moves in: in either case it goes straight into the sandbox.
-    let sandbox = endpoint.sandbox.as_ref().map(|sandbox| FarEndSandbox {
+    let inside = endpoint.sandbox.as_ref().filter(|sandbox| sandbox.tap.is_none());
+    let sandbox = inside.map(|sandbox| FarEndSandbox {
         path: sandbox.path.clone(),
+        inode: sandbox.inode,
         interface: sandbox.interface.clone(),
         addresses: endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6)).collect(),
     });
+    let joined = endpoint.sandbox.as_ref().and_then(|sandbox| Some((sandbox, sandbox.tap.as_ref()?)));
+    let tap_owner = joined.and_then(|(_, tap)| tap.owner);
     Port {
         mtu: segment.mtu,
         up: true,
         bridged: true,
-        far_end: Some(PortFarEnd { name: far_end_name(id), mac: endpoint.mac, sandbox }),
+        tap: joined.map(|(sandbox, _)| sandbox.interface.clone()),
+        far_end: Some(PortFarEnd { name: far_end_name(id), mac: endpoint.mac, sandbox, tap_owner }),
     }
 }

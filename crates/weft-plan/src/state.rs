@@ -142,6 +142,8 @@ pub struct Port {
     pub up: bool,
     /// Whether it is a port of the network's bridge with learning off.
     pub bridged: bool,
+    /// The tap device in the host's namespace that the other end is joined with, in both directions and with this MTU.
+    pub tap: Option<String>,
     /// What to do with the other end when the pair has to be made. `None` in what was observed, and without
     /// part in comparisons: whether the other end is right is the sandbox's affair.
     pub far_end: Option<PortFarEnd>,
@@ -155,15 +157,19 @@ pub struct PortFarEnd {
     /// Its MAC address: the endpoint's.
     pub mac: MacAddr,
     /// Where weft moves it and how it is set up there. `None`: it stays in the host's namespace for the engine
-    /// to take.
+    /// to take, or joined with a tap device.
     pub sandbox: Option<FarEndSandbox>,
+    /// The user, by number, that may open the tap device if weft has to make it.
+    pub tap_owner: Option<u32>,
 }
 
 /// How the far end is set up in its sandbox by weft.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FarEndSandbox {
-    /// The namespace's path.
+    /// The namespace's path; [`weft_model::Sandbox::HOST`] is the host's own.
     pub path: String,
+    /// The number of the namespace's file, if it must have that one: see [`weft_model::Sandbox::inode`].
+    pub inode: Option<u64>,
     /// The interface's name in there.
     pub interface: String,
     /// Its addresses with the subnets' prefix lengths.

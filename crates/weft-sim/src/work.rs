@@ -217,7 +217,7 @@ impl Cluster {
 
 fn sandbox(host: &Host, id: &EndpointId) -> Sandbox {
     let path = host.sandbox(id).display().to_string();
-    Sandbox { path, interface: "eth0".to_owned(), configured_by_engine: false }
+    Sandbox::namespace(path, "eth0")
 }
 
 fn spec(

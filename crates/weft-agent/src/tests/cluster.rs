@@ -322,11 +322,7 @@ pub(super) fn endpoint(network: &NetworkId) -> EndpointSpec {
         network: network.clone(),
         engine: "netns".to_owned(),
         container: Some(Container::new("/run/netns/web", "web")),
-        sandbox: Some(Sandbox {
-            path: "/run/netns/web".to_owned(),
-            interface: "eth0".to_owned(),
-            configured_by_engine: false,
-        }),
+        sandbox: Some(Sandbox::namespace("/run/netns/web", "eth0")),
         mac: None,
         addresses: vec![],
         allocate: true,

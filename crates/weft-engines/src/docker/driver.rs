@@ -187,8 +187,7 @@ impl<C: Cluster> Plugin<C> {
         let network = self.network(&call.network_id)?;
         let id = endpoint_id(&call.endpoint_id)?;
         // Docker names the interface eth0, eth1, … and does not tell which.
-        let sandbox =
-            Sandbox { path: call.sandbox_key, interface: String::new(), configured_by_engine: true };
+        let sandbox = Sandbox { configured_by_engine: true, ..Sandbox::namespace(call.sandbox_key, "") };
         let src_name = self.cluster.join_endpoint(&network.id, &id, sandbox).await?;
         Ok(Joined { interface_name: InterfaceName { src_name, dst_prefix: "eth" } })
     }

@@ -142,12 +142,13 @@ impl Container {
             vec![ipnet::IpNet::new(self.v4, 24).unwrap(), ipnet::IpNet::new(self.v6, 64).unwrap()];
         let sandbox = FarEndSandbox {
             path: self.netns.path().display().to_string(),
+            inode: None,
             interface: "eth0".to_owned(),
             addresses,
         };
         let name = self.port.replace("weft-", "weftc");
-        let far_end = PortFarEnd { name, mac: self.mac, sandbox: Some(sandbox) };
-        Port { mtu, up: true, bridged: true, far_end: Some(far_end) }
+        let far_end = PortFarEnd { name, mac: self.mac, sandbox: Some(sandbox), tap_owner: None };
+        Port { mtu, up: true, bridged: true, tap: None, far_end: Some(far_end) }
     }
 }
 

@@ -184,9 +184,8 @@ fn any_endpoint(network: usize, n: usize) -> impl Strategy<Value = Endpoint> {
             epoch,
             created,
             sandbox: joined.then(|| Sandbox {
-                path: "/run/netns/c".to_owned(),
-                interface: "eth0".to_owned(),
                 configured_by_engine: true,
+                ..Sandbox::namespace("/run/netns/c", "eth0")
             }),
             ..endpoint(n, network, node)
         }

@@ -7,7 +7,7 @@ use crate::{
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use weft_model::{MacAddr, Mtu};
+use weft_model::{MacAddr, Mtu, Vni};
 
 fn mac(n: u8) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, n])
@@ -15,6 +15,24 @@ fn mac(n: u8) -> MacAddr {
 
 fn port_of(number: u8) -> String {
     if number == 0 { vxlan_name(vni(7)) } else { format!("weft-{number}") }
+}
+
+fn any_port(
+    vni: impl Strategy<Value = Vni>,
+    mtu: impl Strategy<Value = Mtu>,
+) -> impl Strategy<Value = (Key, Object)> {
+    let mostly = prop::bool::weighted(0.8);
+    let tap = prop::option::weighted(0.3, prop::sample::select(vec!["tap0", "tap1"]));
+    (vni, 1..4u8, mtu, mostly, mostly, tap, any::<bool>()).prop_map(|(vni, n, mtu, up, bridged, tap, far)| {
+        let far_end = far.then(|| PortFarEnd {
+            name: "weftc1".to_owned(),
+            mac: mac(n),
+            sandbox: None,
+            tap_owner: None,
+        });
+        let tap = tap.map(str::to_owned);
+        (Key::Port(vni, port_of(n)), Object::Port(Port { mtu, up, bridged, tap, far_end }))
+    })
 }
 
 fn any_object() -> impl Strategy<Value = (Key, Object)> {
@@ -29,10 +47,7 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
         2 => (vni.clone(), vtep.clone(), mtu.clone(), mostly, mostly).prop_map(|(vni, local, mtu, up, bridged)| {
             (Key::Vxlan(vni), Object::Vxlan(Vxlan { local, port: 4789, mac: mac(9), mtu, up, bridged }))
         }),
-        3 => (vni.clone(), 1..4u8, mtu, mostly, mostly, any::<bool>()).prop_map(|(vni, n, mtu, up, bridged, far)| {
-            let far_end = far.then(|| PortFarEnd { name: "weftc1".to_owned(), mac: mac(n), sandbox: None });
-            (Key::Port(vni, port_of(n)), Object::Port(Port { mtu, up, bridged, far_end }))
-        }),
+        3 => any_port(vni.clone(), mtu),
         2 => (vni.clone(), vtep.clone()).prop_map(|(vni, vtep)| (Key::Flood(vni, vtep), Object::Flood)),
         6 => (vni.clone(), 0..4u8, prop::option::of(0..4u8), prop::option::of(vtep)).prop_map(|(vni, m, port, vtep)| {
             (Key::Fdb(vni, mac(m)), Object::Fdb(Fdb { port: port.map(port_of), vtep }))
@@ -250,7 +265,10 @@ fn host(local: &str) -> HostState {
     [
         (Key::Bridge(vni(7)), Object::Bridge(Bridge { mac: mac(9), mtu, up: true })),
         vxlan(local),
-        (Key::Port(vni(7), port_of(1)), Object::Port(Port { mtu, up: true, bridged: true, far_end: None })),
+        (
+            Key::Port(vni(7), port_of(1)),
+            Object::Port(Port { mtu, up: true, bridged: true, tap: None, far_end: None }),
+        ),
         (Key::Flood(vni(7), ip("192.0.2.2")), Object::Flood),
         (Key::Fdb(vni(7), mac(1)), Object::Fdb(here)),
         (Key::Fdb(vni(7), mac(2)), Object::Fdb(remote)),

@@ -5,7 +5,7 @@ use crate::{
     Bridge, FarEndSandbox, Fdb, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, describe_holder, plan,
 };
 use weft_model::{
-    AddressClaim, ClaimKind, Container, Endpoint, MacAddr, Mtu, Network, Node, NodeId, Sandbox, Snapshot,
+    AddressClaim, ClaimKind, Container, Endpoint, MacAddr, Mtu, Network, Node, NodeId, Sandbox, Snapshot, Tap,
 };
 
 fn two_nodes() -> [Node; 2] {
@@ -49,10 +49,12 @@ fn one_endpoint_here_and_one_there_make_exactly_this_state() {
                 mtu,
                 up: true,
                 bridged: true,
+                tap: None,
                 far_end: Some(PortFarEnd {
                     name: "weftc0000000002".to_owned(),
                     mac: here.mac,
                     sandbox: None,
+                    tap_owner: None,
                 }),
             }),
         ),
@@ -174,9 +176,9 @@ fn an_address_that_moved_here_is_no_longer_answered_for_by_us() {
 #[test]
 fn a_pair_made_after_join_goes_straight_into_the_sandbox() {
     let sandbox = Sandbox {
-        path: "/run/netns/blue".to_owned(),
-        interface: "eth0".to_owned(),
         configured_by_engine: true,
+        inode: Some(7),
+        ..Sandbox::namespace("/run/netns/blue", "eth0")
     };
     let joined =
         Endpoint { sandbox: Some(sandbox), ipv6: Some("fd00:9::2/64".parse().unwrap()), ..endpoint(2, 1, 0) };
@@ -184,10 +186,25 @@ fn a_pair_made_after_join_goes_straight_into_the_sandbox() {
     let Object::Port(port) = &state[&Key::Port(vni(4096), "weft-0000000002".to_owned())] else { panic!() };
     let expected = FarEndSandbox {
         path: "/run/netns/blue".to_owned(),
+        inode: Some(7),
         interface: "eth0".to_owned(),
         addresses: vec!["10.9.0.2/24".parse().unwrap(), "fd00:9::2/64".parse().unwrap()],
     };
     assert_eq!(port.far_end.as_ref().unwrap().sandbox, Some(expected));
+}
+
+#[test]
+fn a_tap_device_is_joined_with_an_end_that_stays_in_the_hosts_namespace() {
+    let sandbox =
+        Sandbox { tap: Some(Tap { owner: Some(107) }), ..Sandbox::namespace(Sandbox::HOST, "tap0") };
+    let joined = Endpoint { sandbox: Some(sandbox), ..endpoint(2, 1, 0) };
+    let state = plan(&snapshot(&two_nodes(), &[network(1, 4096)], &[joined]), &this());
+    let Object::Port(port) = &state[&Key::Port(vni(4096), "weft-0000000002".to_owned())] else { panic!() };
+    assert_eq!(port.tap.as_deref(), Some("tap0"));
+    let far_end = port.far_end.as_ref().unwrap();
+    assert_eq!((far_end.sandbox.as_ref(), far_end.tap_owner), (None, Some(107)));
+    let lost = Object::Port(Port { tap: None, ..port.clone() });
+    assert!(!crate::is_as_desired(&state[&Key::Port(vni(4096), "weft-0000000002".to_owned())], &lost));
 }
 
 #[test]
