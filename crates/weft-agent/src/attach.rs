@@ -3,9 +3,9 @@
 use crate::{
     Agent, AgentError, EndpointSpec,
     api::{AttachRequest, DetachRequest},
-    leftovers::NETNS,
+    leftovers::{NETNS, inode_to_note, is_gone},
 };
-use std::path::Path;
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 use weft_model::{Container, Endpoint, EndpointId, NetworkId, Sandbox};
 
 impl Agent {
@@ -19,12 +19,24 @@ impl Agent {
                 request.netns
             )));
         }
+        if is_own_namespace(path) {
+            return Err(AgentError::Invalid(format!(
+                "{:?} is the host's own network namespace: `weft expose {}` puts the host on a network",
+                request.netns,
+                network.display_name()
+            )));
+        }
         if let Some(present) = self.attached(&network.id, &request.netns) {
-            return Err(AgentError::AlreadyAttached {
-                netns: request.netns,
-                network: network.display_name().to_owned(),
-                interface: present.sandbox.map_or_else(String::new, |s| s.interface),
-            });
+            // Of a process that has ended and whose pid another one has by now.
+            if present.sandbox.as_ref().is_some_and(is_gone) {
+                self.remove_endpoint(&network.id, &present.id).await?;
+            } else {
+                return Err(AgentError::AlreadyAttached {
+                    netns: request.netns,
+                    network: network.display_name().to_owned(),
+                    interface: present.sandbox.map_or_else(String::new, |s| s.interface),
+                });
+            }
         }
         let interface = match request.interface {
             Some(interface) => interface,
@@ -37,8 +49,14 @@ impl Agent {
             id: EndpointId::random(),
             network: network.id,
             engine: NETNS.to_owned(),
-            container: Some(Container::new(request.netns.clone(), name)),
-            sandbox: Some(Sandbox { path: request.netns, interface, configured_by_engine: false }),
+            container: Some(Container {
+                aliases: request.aliases,
+                ..Container::new(request.netns.clone(), name)
+            }),
+            sandbox: Some(Sandbox {
+                inode: inode_to_note(path),
+                ..Sandbox::namespace(request.netns, interface)
+            }),
             mac: request.mac,
             addresses: request.addresses,
             allocate: true,
@@ -68,4 +86,11 @@ fn is_attached(endpoint: &Endpoint, agent: &Agent, netns: &str) -> bool {
     endpoint.node == *agent.node()
         && endpoint.engine == NETNS
         && endpoint.sandbox.as_ref().is_some_and(|s| s.path == netns)
+}
+
+/// Whether the namespace at `path` is that of the daemon, by whatever name.
+fn is_own_namespace(path: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    // What cannot be looked at is refused where it is opened.
+    matches!((identity(path), identity(Path::new(Sandbox::HOST))), (Ok(a), Ok(b)) if a == b)
 }

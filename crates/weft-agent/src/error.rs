@@ -86,6 +86,16 @@ pub enum AgentError {
         /// The route.
         route: HostRoute,
     },
+    /// The host is to join a network that it has a route to already.
+    #[error("subnet {subnet} of network {network:?} overlaps this host's route {} dev {}", .route.destination, .route.device)]
+    RoutedHere {
+        /// The network.
+        network: String,
+        /// Its subnet.
+        subnet: IpNet,
+        /// The route.
+        route: HostRoute,
+    },
     /// No /24 is free.
     #[error("weft found no free subnet in 10.0.0.0/8")]
     NoSubnet,
@@ -155,6 +165,7 @@ impl AgentError {
             | Self::InUse { .. }
             | Self::NoVni(_)
             | Self::RouteConflict { .. }
+            | Self::RoutedHere { .. }
             | Self::NoSubnet
             | Self::NetworkInUse { .. }
             | Self::NetworkRemoving(_) => ErrorKind::Conflict,
@@ -186,6 +197,9 @@ impl AgentError {
             Self::RouteConflict { .. } => {
                 Some("choose another subnet (--subnet), or let weft choose one that is free on every host")
             }
+            Self::RoutedHere { .. } => Some(
+                "the host would lose one of the two: remove that route, or expose a network with another subnet",
+            ),
             Self::NetworkInUse { .. } => Some("stop or disconnect them first"),
             Self::NameTaken { .. } => Some("choose another name"),
             Self::Ipam(IpamError::Full { .. }) => {

@@ -1,9 +1,9 @@
 //! Endpoints whose network namespace is gone: nobody will detach them, so weft does.
 
 use crate::Agent;
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path};
 use tokio_util::sync::CancellationToken;
-use weft_model::{EndpointId, NetworkId};
+use weft_model::{EndpointId, NetworkId, Sandbox};
 
 /// The engine of endpoints that `weft attach` made.
 pub(crate) const NETNS: &str = "netns";
@@ -33,7 +33,39 @@ pub(crate) async fn run(agent: Agent, shutdown: CancellationToken) {
 fn orphans(agent: &Agent) -> BTreeSet<(NetworkId, EndpointId)> {
     agent.read(|s| {
         let ours = s.all_endpoints().filter(|e| e.node == *agent.node() && e.engine == NETNS);
-        let gone = ours.filter(|e| e.sandbox.as_ref().is_some_and(|s| !Path::new(&s.path).exists()));
+        let gone = ours.filter(|e| e.sandbox.as_ref().is_some_and(is_gone));
         gone.map(|e| (e.network.clone(), e.id.clone())).collect()
     })
+}
+
+/// Whether there is no such namespace any more: nothing at its path, or, where that can come to mean another one, another.
+pub(crate) fn is_gone(sandbox: &Sandbox) -> bool {
+    match (fs::metadata(&sandbox.path), sandbox.inode) {
+        (Ok(found), Some(inode)) => found.ino() != inode,
+        (Ok(_), None) => false,
+        (Err(_), _) => !Path::new(&sandbox.path).exists(),
+    }
+}
+
+/// What has to be noted of the namespace at `path` beside the path, to know it again: the path of a process's namespace is
+/// another's when the process has ended.
+pub(crate) fn inode_to_note(path: &Path) -> Option<u64> {
+    path.starts_with("/proc").then(|| fs::metadata(path).ok().map(|found| found.ino())).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_another_ones_pid_has_not_its_namespace() {
+        let own = format!("/proc/{}/ns/net", std::process::id());
+        let inode = inode_to_note(Path::new(&own));
+        let mut sandbox = Sandbox { inode, ..Sandbox::namespace(own, "eth0") };
+        assert!(inode.is_some() && !is_gone(&sandbox));
+        sandbox.inode = inode.map(|inode| inode + 1);
+        assert!(is_gone(&sandbox));
+        assert!(is_gone(&Sandbox::namespace("/proc/0/ns/net", "eth0")));
+        assert_eq!(inode_to_note(Path::new("/run/netns/blue")), None, "a name may be given anew");
+    }
 }

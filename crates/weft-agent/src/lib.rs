@@ -12,6 +12,7 @@ mod attach;
 mod cache;
 mod endpoints;
 mod error;
+mod expose;
 mod follow;
 mod followed;
 #[doc(hidden)]
@@ -33,6 +34,7 @@ mod resolvers;
 mod restored;
 mod start;
 mod status;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod troubles;

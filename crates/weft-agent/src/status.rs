@@ -166,7 +166,7 @@ impl Agent {
             container: endpoint.container.clone(),
             mac: endpoint.mac,
             addresses: addresses.collect(),
-            sandbox: endpoint.sandbox.as_ref().map(|s| s.path.clone()),
+            sandbox: endpoint.sandbox.as_ref().filter(|s| !s.is_host()).map(|s| s.path.clone()),
             interface: endpoint.sandbox.as_ref().map(|s| s.interface.clone()).filter(|i| !i.is_empty()),
             created: endpoint.created,
         }

@@ -32,6 +32,7 @@ mod small_disk;
 mod soak;
 mod target;
 mod tools;
+mod virtual_machine;
 mod wait;
 mod wire;
 
@@ -53,5 +54,6 @@ pub use small_disk::SmallDisk;
 pub use soak::{figures, short_or_long};
 pub use target::Target;
 pub use tools::{EngineVersion, Tools};
+pub use virtual_machine::{VirtualInterface, VirtualMachine};
 pub use wait::until;
 pub use wire::{Wire, WireOptions};

@@ -95,6 +95,16 @@ impl Tools {
         found.map_or_else(|| present("libfaketime", self.dir.join("faketime")), Ok)
     }
 
+    /// The root of the unpacked packages of qemu and a kernel, if they are there and this machine can run them.
+    pub fn virtual_machine(&self) -> Result<PathBuf, LabError> {
+        let root = self.dir.join("verifier");
+        let program = root.join("usr/bin/qemu-system-x86_64");
+        if env::consts::ARCH != "x86_64" {
+            return Err(LabError::Missing { program: "qemu on x86-64".to_owned(), path: program });
+        }
+        present("qemu", program).map(|_| root)
+    }
+
     /// The root of nginx's unpacked packages, if they are there.
     pub fn nginx(&self) -> Result<PathBuf, LabError> {
         let root = self.dir.join("nginx");

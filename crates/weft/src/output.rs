@@ -194,6 +194,8 @@ pub fn endpoint(view: &EndpointView) -> String {
     if let Some(sandbox) = &view.sandbox {
         let interface = view.interface.as_ref().map_or(String::new(), |name| format!(" as {name}"));
         facts.add("sandbox", format!("{sandbox}{interface}"));
+    } else if let Some(interface) = &view.interface {
+        facts.add("interface", format!("{interface} of the host"));
     }
     facts.text()
 }

@@ -4,8 +4,9 @@
 //! the daemon would only be one more thing to go wrong.
 
 use super::{
-    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, Explanation, GcRequest, Leak,
-    NetworkSpec, NetworkView, NodeView, Statistics, Status,
+    AttachRequest, AttachTapRequest, DetachRequest, DetachTapRequest, EndpointView, ErrorBody, ErrorKind,
+    Explanation, ExposeRequest, GcRequest, Leak, NetworkSpec, NetworkView, NodeView, Statistics, Status,
+    UnexposeRequest,
 };
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -158,6 +159,26 @@ impl Client {
     /// Takes a network namespace off a network.
     pub async fn detach(&self, request: &DetachRequest) -> Result<(), ClientError> {
         self.send(Method::POST, "/v1/detach", json(request)).await.map(drop)
+    }
+
+    /// Puts a tap device on a network.
+    pub async fn attach_tap(&self, request: &AttachTapRequest) -> Result<EndpointView, ClientError> {
+        self.answer(Method::POST, "/v1/attach-tap", json(request)).await
+    }
+
+    /// Takes a tap device off a network.
+    pub async fn detach_tap(&self, request: &DetachTapRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, "/v1/detach-tap", json(request)).await.map(drop)
+    }
+
+    /// Puts the host itself on a network.
+    pub async fn expose(&self, request: &ExposeRequest) -> Result<EndpointView, ClientError> {
+        self.answer(Method::POST, "/v1/expose", json(request)).await
+    }
+
+    /// Takes the host itself off a network.
+    pub async fn unexpose(&self, request: &UnexposeRequest) -> Result<(), ClientError> {
+        self.send(Method::POST, "/v1/unexpose", json(request)).await.map(drop)
     }
 
     /// Takes this host out of the cluster; the daemon ends after its answer.

@@ -120,6 +120,7 @@ async fn answers_arrive_as_they_were_sent() {
         mac: None,
         interface: None,
         name: None,
+        aliases: vec![],
     };
     assert_eq!(daemon.client.attach(&request).await.unwrap(), view);
     assert_eq!(serde_json::from_str::<AttachRequest>(&daemon.asked().1).unwrap(), request);

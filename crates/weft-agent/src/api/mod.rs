@@ -15,6 +15,10 @@
 //! | `DELETE /v1/leaks` with a [`GcRequest`] | `[`[`Leak`]`]`: what was removed |
 //! | `POST /v1/attach` with an [`AttachRequest`] | [`EndpointView`] |
 //! | `POST /v1/detach` with a [`DetachRequest`] | nothing (204) |
+//! | `POST /v1/attach-tap` with an [`AttachTapRequest`] | [`EndpointView`] |
+//! | `POST /v1/detach-tap` with a [`DetachTapRequest`] | nothing (204) |
+//! | `POST /v1/expose` with an [`ExposeRequest`] | [`EndpointView`] |
+//! | `POST /v1/unexpose` with an [`UnexposeRequest`] | nothing (204) |
 //! | `POST /v1/down` | nothing (204): this host has left the cluster, the daemon ends |
 //!
 //! A REFERENCE is a name, an id, or the beginning of one id. Anything else than 2xx carries an [`ErrorBody`].
@@ -26,7 +30,8 @@ mod types;
 pub use client::{Client, ClientError};
 pub(crate) use server::{bind, serve};
 pub use types::{
-    AttachRequest, DetachRequest, EndpointView, EngineStatus, ErrorBody, ErrorKind, GcRequest, NetworkSpec,
-    NetworkView, NodeView, Statistics, Status, StoreStatus, Traffic,
+    AttachRequest, AttachTapRequest, DetachRequest, DetachTapRequest, EndpointView, EngineStatus, ErrorBody,
+    ErrorKind, ExposeRequest, GcRequest, NetworkSpec, NetworkView, NodeView, Statistics, Status, StoreStatus,
+    Traffic, UnexposeRequest,
 };
 pub use weft_plan::{Explanation, Leak};

@@ -1,8 +1,9 @@
 //! The daemon's side of the API.
 
 use super::{
-    AttachRequest, DetachRequest, EndpointView, ErrorBody, ErrorKind, Explanation, GcRequest, Leak,
-    NetworkSpec, NetworkView, Statistics, Status,
+    AttachRequest, AttachTapRequest, DetachRequest, DetachTapRequest, EndpointView, ErrorBody, ErrorKind,
+    Explanation, ExposeRequest, GcRequest, Leak, NetworkSpec, NetworkView, Statistics, Status,
+    UnexposeRequest,
 };
 use crate::{Agent, AgentError};
 use axum::{
@@ -90,6 +91,10 @@ fn router(agent: Agent) -> Router {
         )
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
+        .route("/v1/attach-tap", post(attach_tap))
+        .route("/v1/detach-tap", post(detach_tap))
+        .route("/v1/expose", post(expose))
+        .route("/v1/unexpose", post(unexpose))
         .route("/v1/down", post(down))
         .fallback(async || {
             let error = "there is no such request: is this weft older than the daemon?".to_owned();
@@ -182,6 +187,38 @@ async fn detach(
     Body(request): Body<DetachRequest>,
 ) -> Result<StatusCode, AgentError> {
     agent.detach(request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn attach_tap(
+    State(agent): State<Agent>,
+    Body(request): Body<AttachTapRequest>,
+) -> Result<Json<EndpointView>, AgentError> {
+    let endpoint = agent.attach_tap(request).await?;
+    Ok(Json(agent.read(|s| agent.endpoint_view(s, &endpoint))))
+}
+
+async fn detach_tap(
+    State(agent): State<Agent>,
+    Body(request): Body<DetachTapRequest>,
+) -> Result<StatusCode, AgentError> {
+    agent.detach_tap(request).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn expose(
+    State(agent): State<Agent>,
+    Body(request): Body<ExposeRequest>,
+) -> Result<Json<EndpointView>, AgentError> {
+    let endpoint = agent.expose(request).await?;
+    Ok(Json(agent.read(|s| agent.endpoint_view(s, &endpoint))))
+}
+
+async fn unexpose(
+    State(agent): State<Agent>,
+    Body(request): Body<UnexposeRequest>,
+) -> Result<StatusCode, AgentError> {
+    agent.unexpose(request).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -71,7 +71,7 @@ pub struct EndpointView {
     pub node_name: String,
     /// The VTEP that frames for it go to.
     pub vtep: Option<IpAddr>,
-    /// Who made it: `docker`, `netns`.
+    /// Who made it: `docker`; `netns`, `host`, `tap` without an engine.
     pub engine: String,
     /// The container.
     pub container: Option<Container>,
@@ -79,7 +79,7 @@ pub struct EndpointView {
     pub mac: MacAddr,
     /// Its addresses with prefix lengths.
     pub addresses: Vec<IpNet>,
-    /// The network namespace, if known.
+    /// The network namespace, if known and not the host's own.
     pub sandbox: Option<String>,
     /// The interface in there.
     pub interface: Option<String>,
@@ -158,6 +158,63 @@ pub struct AttachRequest {
     /// What people call it; else the last part of the namespace's path.
     #[serde(default)]
     pub name: Option<String>,
+    /// What else it is called on this network.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+}
+
+/// Put the host itself on a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ExposeRequest {
+    /// The network: a name or an id.
+    pub network: String,
+    /// Addresses asked for: one of each family at most.
+    pub addresses: Vec<IpAddr>,
+    /// The interface's name in the host's namespace; else the first free weftN.
+    pub interface: Option<String>,
+    /// What the host is called on the network; else its node's name.
+    pub name: Option<String>,
+    /// What else it is called there.
+    pub aliases: Vec<String>,
+}
+
+/// Take the host itself off a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnexposeRequest {
+    /// The network: a name or an id.
+    pub network: String,
+}
+
+/// Put a tap device of the host's namespace, and so the virtual machine that opens it, on a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttachTapRequest {
+    /// The network: a name or an id.
+    pub network: String,
+    /// The tap device's name; it is made if it is not there.
+    pub tap: String,
+    /// The user, by number, that may open it if it is made; else root alone.
+    pub owner: Option<u32>,
+    /// The machine's addresses: one of each family at most.
+    pub addresses: Vec<IpAddr>,
+    /// The machine's MAC address; else made from its address.
+    pub mac: Option<MacAddr>,
+    /// What the machine is called; else the tap's name.
+    pub name: Option<String>,
+    /// What else it is called on this network.
+    pub aliases: Vec<String>,
+}
+
+/// Take a tap device off a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachTapRequest {
+    /// The network: a name or an id.
+    pub network: String,
+    /// The tap device's name.
+    pub tap: String,
 }
 
 /// Detach a network namespace from a network.

@@ -4,7 +4,7 @@ mod attach;
 mod lab;
 mod network;
 
-pub use attach::{AttachFlags, DetachFlags};
+pub use attach::{AttachFlags, DetachFlags, ExposeFlags, RunFlags, RunInsideFlags};
 pub use lab::{LabCommand, StoreKind};
 pub use network::{CreateFlags, NetworkCommand};
 
@@ -58,10 +58,23 @@ pub enum Command {
     Store(StoreCommand),
     /// Remove records that nobody needs any more, each with its owner and the reason
     Gc(GcFlags),
-    /// Put a network namespace of this host on a network
+    /// Put a network namespace or a virtual machine of this host on a network
     Attach(AttachFlags),
-    /// Take a network namespace off a network
+    /// Take a network namespace or a virtual machine off a network
     Detach(DetachFlags),
+    /// Put this host itself on a network: an interface with an address, and the route to its subnet
+    Expose(ExposeFlags),
+    /// Take this host itself off a network
+    Unexpose {
+        /// The network: its name, id, or the beginning of its id
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        network: String,
+    },
+    /// Run a command in a network namespace of its own, on networks; ends as the command does
+    Run(RunFlags),
+    /// See `weft run`
+    #[command(hide = true)]
+    RunInside(RunInsideFlags),
     /// How this host's daemon, its store, kernel and engines are
     Status {
         /// How to print it
@@ -223,7 +236,7 @@ mod tests {
         for (path, words) in [
             (
                 "",
-                "daemon network endpoint node address store gc attach detach status lab down completions version --socket Exit codes: 6  unreachable",
+                "daemon network endpoint node address store gc attach detach expose unexpose run status lab down completions version --socket Exit codes: 6  unreachable",
             ),
             ("network", "ls create inspect rm"),
             ("network ls", "--format --quiet"),
@@ -243,8 +256,11 @@ mod tests {
             ("store restore", "--to --force --opt --join-token-file --state-dir"),
             ("store copy", "FROM TO --from-opt --to-opt --join-token-file --to-join-token-file --give-up"),
             ("node ls", "--stats --format"),
-            ("attach", "--netns --ip --mac --interface --name"),
-            ("detach", "--netns"),
+            ("attach", "--netns --tap --tap-user --ip --mac --interface --name --alias --format"),
+            ("detach", "--netns --tap"),
+            ("expose", "--name --alias --ip --interface --format"),
+            ("unexpose", "NETWORK"),
+            ("run", "--net --name --alias --ip COMMAND"),
             ("status", "--format"),
             ("lab", "up down exec ls"),
             ("lab up", "--hosts --name --containers"),
@@ -296,6 +312,28 @@ mod tests {
         };
         assert_eq!((target.as_str(), name.as_str()), ("h1/c1", "lab"));
         assert_eq!(command, ["ping", "-c", "1", "10.0.0.3"]);
+    }
+
+    #[test]
+    fn one_thing_at_a_time_is_attached_and_a_namespace_has_no_tap_user() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        assert!(parse("weft attach net --netns blue").is_ok());
+        assert!(parse("weft attach net --tap tap0 --tap-user libvirt-qemu").is_ok());
+        for line in ["weft attach net", "weft attach net --netns blue --tap tap0", "weft detach net"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        assert!(parse("weft attach net --netns blue --tap-user libvirt-qemu").is_err());
+        assert!(parse("weft attach net --tap tap0 --interface eth0").is_err());
+    }
+
+    #[test]
+    fn what_follows_the_networks_belongs_to_the_command_that_is_run() {
+        let line = "weft run --net a --net b --ip 10.9.0.7 --name web -- httpd -f --name x";
+        let Command::Run(flags) = Cli::try_parse_from(line.split(' ')).unwrap().command else { panic!() };
+        assert_eq!(flags.networks, ["a", "b"]);
+        assert_eq!(flags.name.as_deref(), Some("web"));
+        assert_eq!(flags.command, ["httpd", "-f", "--name", "x"]);
+        assert!(Cli::try_parse_from(["weft", "run", "--net", "a"]).is_err());
     }
 
     #[test]

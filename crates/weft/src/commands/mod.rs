@@ -9,6 +9,7 @@ mod gc;
 mod lab;
 pub(crate) mod network;
 mod node;
+mod run;
 mod status;
 mod store;
 mod version;
@@ -43,6 +44,11 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Gc(flags) => wait_for(gc::run(flags, &client)),
         Command::Attach(flags) => wait_for(attach::attach(flags, &client)),
         Command::Detach(flags) => wait_for(attach::detach(flags, &client)),
+        Command::Expose(flags) => wait_for(attach::expose(flags, &client)),
+        Command::Unexpose { network } => wait_for(attach::unexpose(network, &client)),
+        // Not in a runtime: they fork, and end as the command does.
+        Command::Run(flags) => return run::run(&flags, &client),
+        Command::RunInside(flags) => return run::inside(&flags),
         Command::Status { format } => wait_for(status::run(format, &client)),
         // Not in a runtime: a lab runs commands and waits for them.
         Command::Lab(command) => return lab::run(command),
