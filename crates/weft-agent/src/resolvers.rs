@@ -42,6 +42,8 @@ struct Place {
     docker: bool,
     /// None of the networks leads out.
     internal: bool,
+    /// See [`Sandbox::inode`].
+    inode: Option<u64>,
 }
 
 /// The places of all sandboxes of this node's endpoints, by the path of the namespace.
@@ -50,12 +52,16 @@ fn places<'a>(
     is_internal: impl Fn(&NetworkId) -> bool,
 ) -> BTreeMap<String, Place> {
     let mut joined: Vec<_> = endpoints.filter_map(|e| Some((e.sandbox.as_ref()?, e))).collect();
+    // The host asks whom it has always asked, and a virtual machine has its questions inside.
+    joined.retain(|(sandbox, _)| !sandbox.is_host());
     joined.sort_by_key(|(_, e)| (e.created, e.id.clone()));
     let mut places = BTreeMap::<String, Place>::new();
     for (sandbox, endpoint) in joined {
-        let place = places
-            .entry(sandbox.path.clone())
-            .or_insert_with(|| Place { internal: true, ..Place::default() });
+        let place = places.entry(sandbox.path.clone()).or_insert_with(|| Place {
+            internal: true,
+            inode: sandbox.inode,
+            ..Place::default()
+        });
         place.networks.push(endpoint.network.clone());
         place.docker |= endpoint.engine == DOCKER;
         place.internal &= is_internal(&endpoint.network);
@@ -140,6 +146,11 @@ impl Running {
         domain: &Domain,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self, KernelError> {
+        if place.inode.is_some_and(|inode| Namespace::open(path).and_then(|n| n.inode()).ok() != Some(inode))
+        {
+            let reason = "this is another namespace by now".to_owned();
+            return Err(KernelError::Namespace { path: path.to_owned(), reason });
+        }
         let resolver::Front { namespace, udp, tcp, redirect } = resolver::open(path)?;
         let names = Arc::new(Within {
             view: Arc::clone(view),
@@ -291,11 +302,8 @@ mod tests {
             node: NodeId::random(),
             engine: engine.to_owned(),
             container: None,
-            sandbox: path.map(|path| Sandbox {
-                path: path.to_owned(),
-                interface: "eth0".to_owned(),
-                configured_by_engine: true,
-            }),
+            sandbox: path
+                .map(|path| Sandbox { configured_by_engine: true, ..Sandbox::namespace(path, "eth0") }),
             mac: MacAddr::ZERO,
             ipv4: None,
             ipv6: None,
@@ -312,12 +320,14 @@ mod tests {
             endpoint(&blue, "docker", Some("/run/docker/netns/a"), 5),
             endpoint(&blue, "cni", Some("/run/netns/b"), 6),
             endpoint(&red, "netns", None, 1),
+            endpoint(&red, "host", Some(Sandbox::HOST), 1),
         ];
         let places = places(endpoints.iter(), |network| *network == blue);
         let place = |networks: &[&NetworkId], docker, internal| Place {
             networks: networks.iter().map(|id| (*id).clone()).collect(),
             docker,
             internal,
+            inode: None,
         };
         let expected = BTreeMap::from([
             ("/run/docker/netns/a".to_owned(), place(&[&blue, &red], true, false)),

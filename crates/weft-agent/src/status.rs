@@ -63,6 +63,7 @@ impl Agent {
                     join_token_file: (self.0.options.cluster_store == StoreUrl::Local)
                         .then(|| self.0.options.state_dir.join(JoinToken::FILE).display().to_string()),
                 },
+                vni_range: self.0.options.vni_range.to_string(),
                 networks: s.networks.len(),
                 nodes: s.nodes.len(),
                 nodes_alive: s.nodes.keys().filter(|id| s.alive.contains_key(*id)).count(),

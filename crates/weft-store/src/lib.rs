@@ -34,7 +34,7 @@ pub use backup::{Backup, BackupError, BackupHead, KeyValue};
 pub use check::{Finding, check};
 pub use consul::{Consul, ConsulOptions, ConsulTls};
 pub use embedded::Embedded;
-pub use etcd::Etcd;
+pub use etcd::{Etcd, leaves, list_v2};
 pub use fence::{Fenced, moved};
 pub use fill::{FillError, Filled, copy, reopen, restore};
 pub use follower::{Event, FollowOptions, Follower, follow, follow_with};

@@ -10,6 +10,7 @@ mod daemon;
 mod exit;
 #[doc(hidden)]
 pub mod fuzzing;
+mod import;
 mod output;
 
 use clap::Parser;

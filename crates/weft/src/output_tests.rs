@@ -75,6 +75,7 @@ fn fine() -> Status {
             applied: Revision(11),
             join_token_file: Some("/var/lib/weft/join-token".to_owned()),
         },
+        vni_range: "4096-16777215".to_owned(),
         networks: 1,
         nodes: 2,
         nodes_alive: 2,

@@ -139,6 +139,7 @@ async fn answers_arrive_as_they_were_sent() {
             applied: Revision(2),
             join_token_file: None,
         },
+        vni_range: "4096-16777215".to_owned(),
         networks: 0,
         nodes: 1,
         nodes_alive: 1,

@@ -236,6 +236,9 @@ pub struct Status {
     pub node: NodeView,
     /// The store.
     pub store: StoreStatus,
+    /// The VNIs that new networks of the cluster may have, as `4096-16777215`.
+    #[serde(default)]
+    pub vni_range: String,
     /// Networks in the cluster.
     pub networks: usize,
     /// Nodes in the cluster, and how many of them are alive.

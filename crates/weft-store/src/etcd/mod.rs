@@ -9,7 +9,10 @@ mod failover;
 mod failure;
 mod handshake;
 mod member;
+mod v2;
 mod watch;
+
+pub use v2::{leaves, list_v2};
 
 use crate::{Compare, LeaseId, Listing, Outcome, Record, Store, StoreError, StoreOptions, Txn, Watch, Write};
 use async_trait::async_trait;

@@ -1,10 +1,12 @@
 //! What can be typed: commands and flags, close to `docker network` and `ip`. A file for each group of commands.
 
 mod attach;
+mod import;
 mod lab;
 mod network;
 
 pub use attach::{AttachFlags, DetachFlags, ExposeFlags, RunFlags, RunInsideFlags};
+pub use import::{ImportCommand, ImportFlags};
 pub use lab::{LabCommand, StoreKind};
 pub use network::{CreateFlags, NetworkCommand};
 
@@ -72,6 +74,9 @@ pub enum Command {
     },
     /// Run a command in a network namespace of its own, on networks; ends as the command does
     Run(RunFlags),
+    /// Networks that something else has defined: propose the same ones, or make them
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// See `weft run`
     #[command(hide = true)]
     RunInside(RunInsideFlags),
@@ -236,7 +241,7 @@ mod tests {
         for (path, words) in [
             (
                 "",
-                "daemon network endpoint node address store gc attach detach expose unexpose run status lab down completions version --socket Exit codes: 6  unreachable",
+                "daemon network endpoint node address store gc attach detach expose unexpose run import status lab down completions version --socket Exit codes: 6  unreachable",
             ),
             ("network", "ls create inspect rm"),
             ("network ls", "--format --quiet"),
@@ -260,6 +265,10 @@ mod tests {
             ("detach", "--netns --tap"),
             ("expose", "--name --alias --ip --interface --format"),
             ("unexpose", "NETWORK"),
+            ("import", "docker-classic swarm flannel"),
+            ("import docker-classic", "--etcd --opt --apply --unencrypted"),
+            ("import swarm", "FILE --apply --unencrypted"),
+            ("import flannel", "FILE --etcd --opt --name --apply --unencrypted"),
             ("run", "--net --name --alias --ip COMMAND"),
             ("status", "--format"),
             ("lab", "up down exec ls"),

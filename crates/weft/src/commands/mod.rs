@@ -6,6 +6,7 @@ mod completions;
 mod down;
 mod endpoint;
 mod gc;
+mod import;
 mod lab;
 pub(crate) mod network;
 mod node;
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Detach(flags) => wait_for(attach::detach(flags, &client)),
         Command::Expose(flags) => wait_for(attach::expose(flags, &client)),
         Command::Unexpose { network } => wait_for(attach::unexpose(network, &client)),
+        Command::Import(command) => return wait_for(import::run(command, &client)),
         // Not in a runtime: they fork, and end as the command does.
         Command::Run(flags) => return run::run(&flags, &client),
         Command::RunInside(flags) => return run::inside(&flags),
