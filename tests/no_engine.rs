@@ -9,6 +9,9 @@ use weft_e2e::{
 };
 use weft_lab::{Daemon, Fixture, Process};
 
+/// Asks the container on the other host for an answer.
+const PING: [&str; 7] = ["ping", "-n", "-c", "1", "-W", "2", "10.0.0.3"];
+
 /// A command that `weft run` has started on a host, and that writes its pid into a file; both are gone at the end.
 struct Service {
     weft: Process,
@@ -35,8 +38,18 @@ impl Service {
 
     /// Runs `argv` in the command's network namespace.
     fn run(&self, argv: &[&str]) -> String {
-        let path = format!("--net=/proc/{}/ns/net", self.command.pid);
-        weft_lab::run(Command::new("nsenter").arg(path).arg("--").args(argv)).unwrap()
+        weft_lab::run(&mut self.inside(argv)).unwrap()
+    }
+
+    /// The same, whatever comes of it.
+    fn try_to(&self, argv: &[&str]) -> Result<(), String> {
+        weft_lab::run(&mut self.inside(argv)).map(drop).map_err(|e| e.to_string())
+    }
+
+    fn inside(&self, argv: &[&str]) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/proc/{}/ns/net", self.command.pid)).arg("--").args(argv);
+        command
     }
 }
 
@@ -149,6 +162,12 @@ fn a_signal_to_weft_run_reaches_the_command_and_what_ends_it_ends_both() {
     let script = "trap 'exit 7' TERM; while :; do sleep 0.1; done";
     let service = Service::start(&lab, &["--net", "lab", "--name", "web", "--alias", "www"], script);
     assert!(names(h1).contains(&"web".to_owned()));
+    // Another one finds it by its name, and by what else it is called.
+    let look = ["run", "--net", "lab", "--", "busybox", "nslookup"];
+    for name in ["web", "www.lab.weft"] {
+        let told = h1.weft(&[&look[..], &[name]].concat()).unwrap();
+        assert!(told.contains("10.0.0.4"), "{told}");
+    }
     service.weft.signal(Signal::SIGTERM).unwrap();
     service.weft.wait(Duration::from_secs(10)).unwrap();
     assert!(!service.command.is_alive());
@@ -168,7 +187,7 @@ fn a_command_keeps_its_network_over_a_start_of_the_daemon_and_the_end_of_weft_ru
     daemon.kill().unwrap();
     daemon.start().unwrap();
     lab.save().unwrap();
-    service.run(&["ping", "-n", "-c", "1", "-W", "2", "10.0.0.3"]);
+    service.run(&PING);
     // When somebody removes its port, it comes again in this very namespace.
     let h1 = lab.daemon("h1").unwrap();
     let ports = weft_devices(&h1.overlay()).into_iter();
@@ -181,11 +200,12 @@ fn a_command_keeps_its_network_over_a_start_of_the_daemon_and_the_end_of_weft_ru
         let links = service.run(&["ip", "-o", "link"]);
         seen(links.contains(": eth0@") && !links.contains(before.trim()), links)
     });
-    service.run(&["ping", "-n", "-c", "1", "-W", "2", "10.0.0.3"]);
+    // The interface is there before the last entry that leads to it.
+    eventually("an answer", Duration::from_secs(10), || service.try_to(&PING));
 
     service.weft.kill().unwrap();
     assert!(service.command.is_alive());
-    service.run(&["ping", "-n", "-c", "1", "-W", "2", "10.0.0.3"]);
+    service.run(&PING);
     service.command.kill().unwrap();
     eventually("the endpoint's end", Duration::from_secs(30), || {
         let names = names(h1);
