@@ -5,7 +5,7 @@ use crate::promises;
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{
     AddressClaim, AddressDriver, Binding, Change, ClaimKind, Container, Endpoint, HostRoute, MacAddr, Mtu,
-    Network, Node, Pool, Sandbox, Subnet, Tap, Vni, encode, schema,
+    Network, Node, Outside, Pool, PortProtocol, PublishedPort, Sandbox, Subnet, Tap, Vni, encode, schema,
 };
 
 const NETS: [&str; 12] = [
@@ -132,6 +132,23 @@ impl Choices<'_> {
         }
     }
 
+    fn outside(&mut self) -> Outside {
+        let ports = self.maybe(|c| PublishedPort {
+            protocol: PortProtocol::Tcp,
+            host_ip: c.maybe(|c| c.parsed(&["0.0.0.0", "192.0.2.1", "::1"])),
+            host_port: c.of(&[0, 1, 8080, 65535]),
+            container_port: c.of(&[0, 1, 8080, 65535]),
+            count: c.of(&[0, 1, 3, 65535]),
+        });
+        Outside {
+            id: self.id(),
+            interface: self.text(),
+            ipv4: self.parsed(&["172.16.0.2/20", "172.16.0.3/20", "0.0.0.0/0", "255.255.255.255/32"]),
+            ipv6: self.maybe(|c| c.parsed(&["fd12::2/64", "::/0", "::1/128"])),
+            ports: ports.into_iter().collect(),
+        }
+    }
+
     fn endpoint(&mut self) -> Endpoint {
         Endpoint {
             id: self.id(),
@@ -146,6 +163,7 @@ impl Choices<'_> {
                 inode: c.maybe(|_| 7),
                 tap: c.maybe(|_| Tap::default()),
             }),
+            outside: self.maybe(Self::outside),
             mac: MacAddr(self.of(&[
                 [0; 6],
                 [0xff; 6],

@@ -1,7 +1,7 @@
 //! Changing the kernel: devices one by one, runs of FDB and neighbour operations as one pipeline.
 
 use crate::{
-    KernelError, bridge, fdb,
+    KernelError, bridge, fdb, gateway,
     linux::Host,
     neighbour,
     netlink::{Netlink, Request},
@@ -46,12 +46,16 @@ impl Host {
                 tap::release(self, name)?;
                 return self.overlay.delete_device(name);
             }
+            Op::Remove(Key::Gateway) => return gateway::remove(&self.underlay_namespace),
+            Op::Remove(Key::GatewayPort(name)) => return self.underlay.delete_device(name),
             Op::Remove(key) => return Err(mismatch(key)),
         };
         match (key, want) {
             (Key::Bridge(vni), Object::Bridge(want)) => bridge::ensure(&mut self.overlay, *vni, want),
             (Key::Vxlan(vni), Object::Vxlan(want)) => vxlan::ensure(self, *vni, want),
             (Key::Port(vni, name), Object::Port(want)) => port::ensure(self, *vni, name, want),
+            (Key::Gateway, Object::Gateway(want)) => gateway::ensure(self, want),
+            (Key::GatewayPort(name), Object::GatewayPort(want)) => gateway::ensure_port(self, name, want),
             _ => Err(mismatch(key)),
         }
     }
@@ -134,11 +138,12 @@ fn steps_of(
     let (key, want) = match op {
         Op::Create(key, want) | Op::Change { key, to: want, .. } => (key, want),
         Op::Remove(key) => {
-            let vxlan = indexes.of(netlink, &vxlan_name(key.vni()))?;
+            let vni = key.vni().ok_or_else(|| mismatch(key))?;
+            let vxlan = indexes.of(netlink, &vxlan_name(vni))?;
             return Ok(removal(key, vxlan, on_bridge));
         }
     };
-    let vni = key.vni();
+    let vni = key.vni().ok_or_else(|| mismatch(key))?;
     Ok(match (key, want) {
         (Key::Flood(_, vtep), Object::Flood) => {
             vec![put(fdb::put_on_vxlan(indexes.vxlan(netlink, vni)?, MacAddr::ZERO, *vtep))]
@@ -178,7 +183,7 @@ fn removal(key: &Key, vxlan: Option<u32>, on_bridge: Option<u32>) -> Vec<Step> {
             steps.extend(on_bridge.map(|port| fdb::remove_from_bridge(port, *mac)));
         }
         Key::Neighbour(_, address) => steps.extend(vxlan.map(|vxlan| neighbour::remove(vxlan, *address))),
-        Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) => {}
+        Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_) => {}
     }
     steps.into_iter().map(remove).collect()
 }
@@ -212,9 +217,5 @@ fn is_entry(key: &Key) -> bool {
 }
 
 fn mismatch(key: &Key) -> KernelError {
-    KernelError::netlink(
-        &format!("change the {} of network {}", key.kind(), key.vni()),
-        "its object is of another kind",
-        0,
-    )
+    KernelError::netlink(&format!("change {key}"), "its object is of another kind", 0)
 }

@@ -2,8 +2,8 @@
 //!
 //! Per host there is one **overlay namespace** (`/run/netns/weft`), and in it, for every network with a member
 //! on this host, a bridge, a VXLAN device and the host-side ends of the containers' veth pairs. The VXLAN
-//! devices' UDP sockets are in the host's namespace. So no inner frame ever meets the host's firewall, and weft
-//! has no rule in it. State is read from the kernel, compared and changed, never remembered: see [`Kernel`].
+//! devices' UDP sockets are in the host's namespace. So no inner frame ever meets the host's firewall. Only sandboxes
+//! that weft itself leads out have a part there, the gateway, and weft rules of its own (`gateway`). State is read from the kernel, compared and changed, never remembered: see [`Kernel`].
 //!
 //! Where to find what: [`Linux`] is the real kernel, [`FastPath`] the same with programs in it that carry the frames; `observe` reads its state and `apply` changes it, with a
 //! file for each kind of object (`bridge`, `vxlan`, `port`, `fdb`, `neighbour`); [`Underlay`] tells of the
@@ -20,6 +20,7 @@ mod error;
 mod events;
 pub mod fast_path;
 mod fdb;
+mod gateway;
 mod linux;
 mod namespace;
 mod neighbour;

@@ -1,4 +1,5 @@
-//! What the kernel has: every device of weft's in the overlay namespace with its entries, read by three dumps.
+//! What the kernel has: every device of weft's in the overlay namespace with its entries, read by three dumps, and the
+//! gateway in the host's (`gateway`).
 //!
 //! A device is weft's by its name: `weft-br<VNI>`, `weft-vx<VNI>`, and anything else that begins with `weft-` counts
 //! as a port. What has such a name and is not what it should be is reported too, as down, so that it is put right
@@ -9,6 +10,7 @@ use crate::{
     device::Device,
     fast_path::TRUNK,
     fdb::{self, FdbEntry, Place},
+    gateway,
     linux::Host,
     neighbour::{self, NeighbourEntry},
     port,
@@ -100,7 +102,7 @@ impl Host {
         self.keep_overlay_namespace()?;
         let devices = Devices::new(self.overlay.devices()?);
         let taps = Taps::observe(&mut self.underlay)?;
-        let mut state = HostState::new();
+        let mut state = gateway::observe(self)?;
         for device in devices.devices.values() {
             state.extend(observed_device(&devices, &taps, device)?);
         }

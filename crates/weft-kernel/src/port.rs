@@ -13,11 +13,12 @@ use crate::{
     tap::{self, Joint, Taps},
 };
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressHeaderFlags, AddressMessage},
     link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags},
+    route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
 };
 use nix::libc;
 use std::{
@@ -45,35 +46,48 @@ pub(crate) fn observed(device: &Device, bridge: Option<u32>, taps: &Taps) -> Res
 pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Result<(), KernelError> {
     let bridge = host.bridging(vni, want.bridged)?;
     let settings = Settings { mac: None, mtu: want.mtu, up: want.up, group: Some(vni.get()), bridge };
-    if let Some(found) = host.overlay.device(name)? {
-        if found.kind == "veth" && is_finished(&found) && !has_lost_its_far_end(host, want)? {
-            host.overlay.settle(&found, &settings)?;
-            return settle_tap(host, vni, name, want);
-        }
+    if has_lost_its_far_end(host, want)? {
         host.overlay.delete_device(name)?;
     }
-    let Some(far_end) = &want.far_end else {
+    ensure_pair(&mut host.overlay, &host.underlay_namespace, name, want.far_end.as_ref(), &settings)?;
+    settle_tap(host, vni, name, want)
+}
+
+/// Makes the pair whose near end is in the namespace of `near`, or changes that end.
+pub(crate) fn ensure_pair(
+    near: &mut Netlink,
+    host_namespace: &Namespace,
+    name: &str,
+    far_end: Option<&PortFarEnd>,
+    settings: &Settings,
+) -> Result<(), KernelError> {
+    if let Some(found) = near.device(name)? {
+        if found.kind == "veth" && is_finished(&found) {
+            return near.settle(&found, settings);
+        }
+        near.delete_device(name)?;
+    }
+    let Some(far_end) = far_end else {
         let reason = "it is not there, and where its other end belongs is not known";
         return Err(KernelError::netlink(&format!("create device {name}"), reason, 0));
     };
     let far_namespace = match &far_end.sandbox {
-        Some(sandbox) => namespace_of(host, sandbox)?,
-        None => host.underlay_namespace.clone(),
+        Some(sandbox) => namespace_of(host_namespace, sandbox)?,
+        None => host_namespace.clone(),
     };
-    create_pair(host, vni, name, want, far_end, &far_namespace)?;
-    let outcome = settle_tap(host, vni, name, want)
-        .and_then(|()| finish(&mut host.overlay, name, &settings, far_end, &far_namespace));
+    create_pair(near, name, settings, far_end, &far_namespace)?;
+    let outcome = finish(near, name, settings, far_end, &far_namespace);
     if outcome.is_err() {
         // Half a pair would look finished to the next observation. The other end goes with this one.
-        host.overlay.delete_device(name)?;
+        near.delete_device(name)?;
     }
     outcome
 }
 
 /// The sandbox's namespace, if it is the one that was meant.
-fn namespace_of(host: &Host, sandbox: &FarEndSandbox) -> Result<Namespace, KernelError> {
+fn namespace_of(host: &Namespace, sandbox: &FarEndSandbox) -> Result<Namespace, KernelError> {
     if sandbox.path == Sandbox::HOST {
-        return Ok(host.underlay_namespace.clone());
+        return Ok(host.clone());
     }
     let namespace = Namespace::open(&sandbox.path)?;
     let meant = sandbox.inode.is_none_or(|inode| namespace.inode().is_ok_and(|found| found == inode));
@@ -101,10 +115,9 @@ fn settle_tap(host: &mut Host, vni: Vni, port: &str, want: &Port) -> Result<(), 
 }
 
 fn create_pair(
-    host: &mut Host,
-    vni: Vni,
+    near: &mut Netlink,
     name: &str,
-    want: &Port,
+    settings: &Settings,
     far_end: &PortFarEnd,
     far_namespace: &Namespace,
 ) -> Result<(), KernelError> {
@@ -115,16 +128,16 @@ fn create_pair(
             LinkAttribute::IfName(far_name.clone()),
             LinkAttribute::NetNsFd(far_namespace.as_fd().as_raw_fd()),
             LinkAttribute::Address(far_end.mac.0.to_vec()),
-            LinkAttribute::Mtu(want.mtu.get()),
+            LinkAttribute::Mtu(settings.mtu.get()),
         ],
     );
-    let attributes = vec![
+    let mut attributes = vec![
         LinkAttribute::IfName(name.to_owned()),
-        LinkAttribute::Mtu(want.mtu.get()),
-        LinkAttribute::Group(vni.get()),
+        LinkAttribute::Mtu(settings.mtu.get()),
         kind(InfoKind::Veth, InfoData::Veth(InfoVeth::Peer(peer))),
     ];
-    host.overlay.create_device(name, link(0, attributes)).map_err(|error| {
+    attributes.extend(settings.group.map(LinkAttribute::Group));
+    near.create_device(name, link(0, attributes)).map_err(|error| {
         // The name of this end is free, that was looked at: so it is the other end's.
         if error.errno() != libc::EEXIST {
             return error;
@@ -139,19 +152,19 @@ fn create_pair(
 }
 
 fn finish(
-    overlay: &mut Netlink,
+    near: &mut Netlink,
     name: &str,
     settings: &Settings,
     far_end: &PortFarEnd,
     far_namespace: &Namespace,
 ) -> Result<(), KernelError> {
-    let made = overlay.existing_device(name)?;
+    let made = near.existing_device(name)?;
     // The other end first: see `is_finished`.
     if let Some(sandbox) = &far_end.sandbox {
         set_up_in_sandbox(sandbox, far_namespace)?;
     }
-    overlay.settle(&made, settings)?;
-    overlay.set_alias(&made, &format!("weft endpoint {}", name.trim_start_matches("weft-")))
+    near.settle(&made, settings)?;
+    near.set_alias(&made, &format!("weft endpoint {}", name.trim_start_matches("weft-")))
 }
 
 /// Whether a pair was made to its end. A daemon that is killed in the middle leaves one whose near end was never up and has
@@ -160,7 +173,7 @@ fn is_finished(near_end: &Device) -> bool {
     near_end.up || near_end.alias.is_some()
 }
 
-/// Gives the container's interface its addresses and sets it up.
+/// Gives the container's interface its addresses, sets it up and leads the default routes through it.
 fn set_up_in_sandbox(sandbox: &FarEndSandbox, namespace: &Namespace) -> Result<(), KernelError> {
     if sandbox.addresses.iter().any(|address| address.addr().is_ipv6()) {
         // Engines switch IPv6 off in the namespaces of containers that have had no IPv6 address so far.
@@ -182,10 +195,29 @@ fn set_up_in_sandbox(sandbox: &FarEndSandbox, namespace: &Namespace) -> Result<(
     let mut message = link(device.index, Vec::new());
     message.header.flags = LinkFlags::Up;
     message.header.change_mask = LinkFlags::Up;
-    netlink.set_device(&format!("set {} in {} up", sandbox.interface, sandbox.path), message)
+    netlink.set_device(&format!("set {} in {} up", sandbox.interface, sandbox.path), message)?;
+    sandbox.gateways.iter().try_for_each(|gateway| add_default_route(&mut netlink, &device, *gateway))
 }
 
-fn address_message(index: u32, address: IpNet) -> AddressMessage {
+/// A sandbox that has a default route already keeps it: somebody else leads it out.
+fn add_default_route(netlink: &mut Netlink, device: &Device, gateway: IpAddr) -> Result<(), KernelError> {
+    let mut message = RouteMessage::default();
+    message.header.address_family =
+        if gateway.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Static;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    message.attributes = vec![RouteAttribute::Gateway(gateway.into()), RouteAttribute::Oif(device.index)];
+    let doing = format!("lead the default route of {} to {gateway}", device.name);
+    let request = Request::new(doing, NLM_F_CREATE | NLM_F_EXCL, RouteNetlinkMessage::NewRoute(message));
+    match netlink.request(request) {
+        Err(error) if error.errno() != libc::EEXIST => Err(error),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn address_message(index: u32, address: IpNet) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
     message.header.prefix_len = address.prefix_len();

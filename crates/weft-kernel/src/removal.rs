@@ -1,6 +1,8 @@
 //! Removing every trace of weft from this host's kernel: `weft down`.
 
-use crate::{KernelError, NAMED_NAMESPACES, Namespace, fast_path, netlink::Netlink, observe::role, tap};
+use crate::{
+    KernelError, NAMED_NAMESPACES, Namespace, fast_path, gateway, netlink::Netlink, observe::role, tap,
+};
 use std::path::Path;
 
 /// How often devices are looked for again that were removed: only a daemon that still runs makes new ones.
@@ -22,7 +24,8 @@ fn remove(host: &Namespace, overlay_name: &str) -> Result<(), KernelError> {
         remove_devices(&overlay, |name, _| role(name).is_some())?;
     }
     tap::release_all(host)?;
-    remove_devices(host, |name, kind| kind == "veth" && is_far_end(name))?;
+    remove_devices(host, |name, kind| kind == "veth" && (is_far_end(name) || gateway::is_port(name)))?;
+    gateway::remove(host)?;
     Namespace::delete_named(overlay_name)
 }
 

@@ -1,6 +1,7 @@
 //! A container's network namespace: looking into it, and making one for a command.
 
 use crate::{KernelError, Namespace, device::link, netlink::Netlink};
+use ipnet::IpNet;
 use netlink_packet_route::link::LinkFlags;
 use nix::{
     mount::{MsFlags, mount},
@@ -26,6 +27,37 @@ pub fn first_free_interface(path: impl AsRef<Path>, prefix: &str) -> Result<Stri
 pub fn interface_by_mac(path: impl AsRef<Path>, mac: MacAddr) -> Result<Option<String>, KernelError> {
     let devices = Netlink::open(&Namespace::open(path)?)?.devices()?;
     Ok(devices.into_iter().find(|device| device.mac == mac).map(|device| device.name))
+}
+
+/// Sets the loopback interface of the namespace at `path` up; nothing happens if it is.
+pub fn set_loopback_up(path: impl AsRef<Path>) -> Result<(), KernelError> {
+    let mut netlink = Netlink::open(&Namespace::open(path)?)?;
+    let loopback = netlink.existing_device("lo")?;
+    if loopback.up {
+        return Ok(());
+    }
+    let mut message = link(loopback.index, Vec::new());
+    message.header.flags = LinkFlags::Up;
+    message.header.change_mask = LinkFlags::Up;
+    netlink.set_device("set device lo up", message)
+}
+
+/// What the interface of that name in the namespace at `path` lacks: itself, being up, one of the addresses. `None`: nothing.
+pub fn missing(
+    path: impl AsRef<Path>,
+    interface: &str,
+    addresses: &[IpNet],
+) -> Result<Option<String>, KernelError> {
+    let mut netlink = Netlink::open(&Namespace::open(path)?)?;
+    let Some(device) = netlink.device(interface)? else {
+        return Ok(Some(format!("there is no interface {interface}")));
+    };
+    if !device.up {
+        return Ok(Some(format!("interface {interface} is down")));
+    }
+    let there = netlink.addresses()?;
+    let lost = addresses.iter().find(|net| !there.contains(&(device.index, net.addr())));
+    Ok(lost.map(|net| format!("interface {interface} has lost its address {net}")))
 }
 
 /// Whether a veth pair's far end of that name is in the calling thread's namespace, the host's: then no engine has

@@ -6,6 +6,7 @@ use crate::{
     KernelError, Namespace,
     device::Device,
     events::{self, Events},
+    gateway,
     netlink::{Netlink, Request},
     port::address_in,
 };
@@ -93,7 +94,8 @@ pub fn route_mtu(to: IpAddr) -> Result<Option<Mtu>, KernelError> {
     devices.iter().find(|device| device.index == index).map(mtu_of).transpose()
 }
 
-/// The unicast routes of the main table, IPv4 and IPv6, without default routes, link-local and loopback ones.
+/// The unicast routes of the main table, IPv4 and IPv6, without default routes, link-local and loopback ones and those of
+/// the gateway, which come and go with sandboxes and keep clear of networks by themselves.
 pub fn host_routes() -> Result<Vec<HostRoute>, KernelError> {
     let mut netlink = Netlink::open_here()?;
     let names: HashMap<u32, String> = netlink.devices()?.into_iter().map(|d| (d.index, d.name)).collect();
@@ -105,7 +107,7 @@ pub fn host_routes() -> Result<Vec<HostRoute>, KernelError> {
         for route in answer.into_iter().filter_map(route_in) {
             let Some(destination) = destination_of(&route) else { continue };
             let device = device_of(&route).and_then(|index| names.get(&index));
-            if let Some(device) = device {
+            if let Some(device) = device.filter(|device| !gateway::is_port(device)) {
                 routes.push(HostRoute { destination, device: device.clone() });
             }
         }

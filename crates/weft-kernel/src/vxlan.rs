@@ -144,7 +144,7 @@ impl Host {
     fn entries_of(&mut self, vni: Vni) -> Result<Vec<Op>, KernelError> {
         let state = self.observe()?;
         let is_entry = |key: &Key| matches!(key, Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..));
-        let entries = state.into_iter().filter(|(key, _)| key.vni() == vni && is_entry(key));
+        let entries = state.into_iter().filter(|(key, _)| key.vni() == Some(vni) && is_entry(key));
         Ok(entries.map(|(key, object)| Op::Create(key, object)).collect())
     }
 

@@ -60,6 +60,7 @@ fn every_term_and_verdict_is_what_nft_calls_it() {
         Rule::new([Term::DestinationNot(net("10.1.2.3/32"))], Verdict::Drop),
         Rule::new([Term::Input(name()), Term::OutputNot(name())], Verdict::Accept),
         Rule::new([Term::InputNot(name()), Term::Output(name())], Verdict::Drop),
+        Rule::new([Term::InputLike("weftg".to_owned())], Verdict::Accept),
         Rule::new([Term::ConnectionState(ct::ESTABLISHED | ct::RELATED)], Verdict::Accept),
         Rule::new([Term::DestinationTranslated, Term::IsIpv4(true)], Verdict::Accept),
     ];
@@ -89,6 +90,7 @@ fn every_term_and_verdict_is_what_nft_calls_it() {
             "ip daddr != 10.1.2.3 drop",
             "iifname \"weft-gw\" oifname != \"weft-gw\" accept",
             "iifname != \"weft-gw\" oifname \"weft-gw\" drop",
+            "iifname \"weftg*\" accept",
             "ct state 0x2,0x4 accept",
             "ct status 0x20 meta nfproto 2 accept",
             "fib daddr type 2 tcp dport 80 dnat ip to 10.0.0.2:8080",
@@ -196,15 +198,16 @@ fn a_rule_in_a_table_of_iptables_is_one_that_iptables_understands() {
     let mut nftables = Nftables::open(&netns.namespace).unwrap();
     let place = (Family::Ip, "filter", "FORWARD");
     let rules = [
-        Rule::new([Term::Input("weft-gw".to_owned())], Verdict::Accept),
+        Rule::new([Term::InputLike("weftg".to_owned())], Verdict::Accept),
         Rule::new([Term::Output("weft-gw".to_owned())], Verdict::Accept),
     ];
-    nftables.insert(place, &rules).unwrap();
+    nftables.append(place, &rules).unwrap();
     let marks = rules.each_ref().map(|rule| rule.mark(Family::Ip));
-    let ours = |side, mark| format!("-A FORWARD -{side} weft-gw -m comment --comment \"{mark}\" -j ACCEPT\n");
-    let first = format!("-P FORWARD DROP\n{}{}", ours('i', &marks[0]), ours('o', &marks[1]));
+    let ours = |at, mark| format!("-A FORWARD -{at} -m comment --comment \"{mark}\" -j ACCEPT\n");
+    let last =
+        format!("-s 10.9.9.9/32 -j ACCEPT\n{}{}", ours("i weftg+", &marks[0]), ours("o weft-gw", &marks[1]));
     let listing = iptables("-S FORWARD");
-    assert!(listing.starts_with(&first), "{listing}");
+    assert!(listing.ends_with(&last), "{listing}");
     let seen = nftables.observe(Family::Ip, "filter").unwrap().unwrap();
     let chain = seen.chains.iter().find(|chain| chain.name == "FORWARD").unwrap();
     assert_eq!(chain.hook.map(|hook| (hook.point, hook.policy)), Some((HookPoint::Forward, Policy::Drop)));

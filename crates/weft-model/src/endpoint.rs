@@ -1,6 +1,6 @@
 //! A container's attachment to a network.
 
-use crate::{EndpointId, MacAddr, NetworkId, NodeId, UnixSeconds};
+use crate::{EndpointId, MacAddr, NetworkId, NodeId, Outside, UnixSeconds};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -21,6 +21,9 @@ pub struct Endpoint {
     /// Where its interface is, once that is known.
     #[serde(default)]
     pub sandbox: Option<Sandbox>,
+    /// Its sandbox's way out of the network, where weft makes it and this endpoint carries it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outside: Option<Outside>,
     /// Its Ethernet address.
     pub mac: MacAddr,
     /// Its IPv4 address and the length of the subnet's prefix.

@@ -24,11 +24,12 @@ pub fn diff_keys(desired: &HostState, before: &HostState, keys: &BTreeSet<Key>) 
     let pair = Pair { desired, observed: before };
     let mut all: BTreeSet<&Key> = keys.iter().collect();
     for key in keys {
-        if pair.stays(key) || !matches!(key, Key::Bridge(_) | Key::Vxlan(_)) {
+        let (Key::Bridge(vni) | Key::Vxlan(vni)) = key else { continue };
+        if pair.stays(key) {
             continue;
         }
         for state in [desired, before] {
-            all.extend(keys_of(state, key.vni()));
+            all.extend(keys_of(state, *vni));
         }
     }
     pair.operations(&all)
@@ -39,6 +40,9 @@ pub fn is_as_desired(desired: &Object, observed: &Object) -> bool {
     match (desired, observed) {
         (Object::Port(d), Object::Port(o)) => {
             (d.mtu, d.up, d.bridged, &d.tap) == (o.mtu, o.up, o.bridged, &o.tap)
+        }
+        (Object::GatewayPort(d), Object::GatewayPort(o)) => {
+            (d.mtu, d.up, &d.gateways, &d.sandbox) == (o.mtu, o.up, &o.gateways, &o.sandbox)
         }
         _ => desired == observed,
     }
@@ -81,7 +85,7 @@ impl Pair<'_> {
 
     fn has_to_be_removed(&self, key: &Key) -> bool {
         match key {
-            Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) => {
+            Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_) => {
                 self.observed.contains_key(key) && !self.stays(key)
             }
             _ => !self.desired.contains_key(key) && self.left_after_removals(key).is_some(),
@@ -107,9 +111,11 @@ impl Pair<'_> {
     /// What is left of an observed object once the devices that do not stay have taken away what hangs on them.
     fn left_after_removals(&self, key: &Key) -> Option<Object> {
         let object = self.observed.get(key)?;
-        let vni = key.vni();
+        let Some(vni) = key.vni() else { return self.stays(key).then(|| object.clone()) };
         match object {
-            Object::Bridge(_) => self.stays(key).then(|| object.clone()),
+            Object::Bridge(_) | Object::Gateway(_) | Object::GatewayPort(_) => {
+                self.stays(key).then(|| object.clone())
+            }
             Object::Vxlan(vxlan) => {
                 let bridged = vxlan.bridged && self.stays(&Key::Bridge(vni));
                 self.stays(key).then(|| Object::Vxlan(Vxlan { bridged, ..vxlan.clone() }))

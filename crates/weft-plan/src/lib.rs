@@ -7,6 +7,7 @@
 mod diff;
 mod displaced;
 mod explain;
+mod gateway;
 mod holder;
 mod ipam;
 mod leaks;
@@ -14,6 +15,7 @@ mod members;
 pub mod model_kernel;
 mod mtu;
 pub mod names;
+mod outside;
 mod plan;
 mod planner;
 mod reserve;
@@ -26,12 +28,13 @@ pub use holder::describe_holder;
 pub use ipam::{IpamError, Order, choose, choose_subnet, choose_vni, conflicting_route};
 pub use leaks::{Leak, leaks};
 pub use mtu::{network_mtu, tunnel_mtu};
+pub use outside::choose_outside;
 pub use plan::plan;
 pub use planner::Planner;
 pub use reserve::{RESERVE, ReserveChange, reserve_change, reserved};
 pub use state::{
-    Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
-    far_end_name, port_name, vxlan_name,
+    Bridge, FarEndSandbox, Fdb, GATEWAY_PORTS, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op,
+    Port, PortFarEnd, Published, Vxlan, bridge_name, far_end_name, gateway_port_name, port_name, vxlan_name,
 };
 
 #[cfg(test)]

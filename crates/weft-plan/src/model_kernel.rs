@@ -38,12 +38,16 @@ pub fn apply_op(kernel: &mut HostState, op: &Op) -> Result<(), OpRefused> {
 }
 
 fn set(kernel: &mut HostState, key: &Key, object: &Object) -> Result<(), OpRefused> {
-    let vni = key.vni();
+    // What is the host's stands on nothing.
+    let Some(vni) = key.vni() else {
+        kernel.insert(key.clone(), as_observed(object));
+        return Ok(());
+    };
     let refuse = |reason| Err(OpRefused { key: key.clone(), reason });
     let before = kernel.get(key);
     let was_bridged = before.is_some_and(is_bridged);
     match object {
-        Object::Bridge(_) => {}
+        Object::Bridge(_) | Object::Gateway(_) | Object::GatewayPort(_) => {}
         Object::Vxlan(_) | Object::Port(_) => {
             if is_bridged(object) && !kernel.contains_key(&Key::Bridge(vni)) {
                 return refuse("its bridge is not there");
@@ -82,10 +86,10 @@ fn set(kernel: &mut HostState, key: &Key, object: &Object) -> Result<(), OpRefus
 }
 
 fn remove(kernel: &mut HostState, key: &Key) {
-    let vni = key.vni();
     if kernel.remove(key).is_none() {
         return;
     }
+    let Some(vni) = key.vni() else { return };
     match key {
         Key::Bridge(_) => {
             lose_entries(kernel, vni, |_| Some(Half::Bridge));
@@ -109,15 +113,17 @@ fn remove(kernel: &mut HostState, key: &Key) {
         Key::Port(..) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
         }
-        Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..) => {}
+        Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..) | Key::Gateway | Key::GatewayPort(_) => {}
     }
 }
 
 /// An object as it would be seen once it was made: the kernel does not tell what a port's far end should be.
 pub fn as_observed(object: &Object) -> Object {
     let mut object = object.clone();
-    if let Object::Port(port) = &mut object {
-        port.far_end = None;
+    match &mut object {
+        Object::Port(port) => port.far_end = None,
+        Object::GatewayPort(port) => port.far_end = None,
+        _ => {}
     }
     object
 }

@@ -12,6 +12,7 @@
 
 use crate::{
     displaced,
+    gateway::gateway,
     mtu::tunnel_mtu,
     state::{
         Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, far_end_name,
@@ -33,6 +34,7 @@ use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Network, NodeId, Snapshot, 
 pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
     let mut state = HostState::new();
     let Some(underlay) = Underlay::of(snapshot, this) else { return state };
+    state.extend(gateway(snapshot.all_endpoints().filter(|e| e.node == *this), underlay.wire));
     let mut vnis = BTreeSet::new();
     for (id, network) in &snapshot.networks {
         if !vnis.insert(network.vni) {
@@ -83,6 +85,8 @@ pub(crate) struct Underlay {
     pub vtep: IpAddr,
     pub port: u16,
     pub mtu: Option<Mtu>,
+    /// The MTU of this node's wire.
+    pub wire: Mtu,
     /// The other nodes that can be reached, and the address to reach each at.
     pub peers: BTreeMap<NodeId, IpAddr>,
 }
@@ -100,7 +104,8 @@ impl Underlay {
             .filter(|(id, peer)| !displaced.contains_key(&(*peer, id.clone())))
             .collect();
         let mtu = tunnel_mtu(snapshot.nodes.values(), vtep);
-        Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, peers })
+        let wire = node.underlay_mtu;
+        Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, wire, peers })
     }
 
     /// Where to send frames for `node`. `None`: it is this one, or it cannot be reached.
@@ -160,6 +165,7 @@ fn local_port(segment: Segment, id: &EndpointId, endpoint: &Endpoint) -> Port {
         inode: sandbox.inode,
         interface: sandbox.interface.clone(),
         addresses: endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6)).collect(),
+        gateways: Vec::new(),
     });
     let joined = endpoint.sandbox.as_ref().and_then(|sandbox| Some((sandbox, sandbox.tap.as_ref()?)));
     let tap_owner = joined.and_then(|(_, tap)| tap.owner);

@@ -1,12 +1,13 @@
 //! The desired state kept up to date: [`crate::plan`] for a cluster that changes, at the cost of the change.
 
 use crate::{
+    gateway::gateway,
     members::{Desired, Members},
     plan::{Segment, Underlay},
     state::{HostState, Key},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use weft_model::{NetworkId, NodeId, Snapshot, Touched, Vni};
+use weft_model::{Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched, Vni};
 
 /// Holds what [`crate::plan`] would compute and follows the snapshot's changes.
 ///
@@ -21,6 +22,8 @@ pub struct Planner {
     networks_by_vni: BTreeMap<Vni, BTreeSet<NetworkId>>,
     /// The networks with an endpoint on this host.
     members: BTreeMap<NetworkId, Members>,
+    /// The endpoints on this host that carry a way out.
+    outside: BTreeMap<(NetworkId, EndpointId), Endpoint>,
     desired: Desired,
 }
 
@@ -33,6 +36,7 @@ impl Planner {
             vnis: BTreeMap::new(),
             networks_by_vni: BTreeMap::new(),
             members: BTreeMap::new(),
+            outside: BTreeMap::new(),
             desired: Desired::default(),
         }
     }
@@ -59,6 +63,7 @@ impl Planner {
                     self.network_changed(snapshot, network);
                 }
                 let endpoint = snapshot.endpoints.get(network).and_then(|endpoints| endpoints.get(id));
+                self.outside_changed(network, id, endpoint);
                 if let (Some(members), Some(underlay)) = (self.members.get_mut(network), &self.underlay) {
                     members.put(underlay, id, endpoint, &mut self.desired);
                     if !members.any_on(&self.this) {
@@ -86,6 +91,9 @@ impl Planner {
             self.withdraw(&id);
         }
         self.underlay = Underlay::of(snapshot, &self.this);
+        let ours = snapshot.all_endpoints().filter(|e| e.node == self.this && e.outside.is_some());
+        self.outside = ours.map(|e| ((e.network.clone(), e.id.clone()), e.clone())).collect();
+        self.plan_gateway();
         self.vnis = snapshot.networks.iter().map(|(id, network)| (id.clone(), network.vni)).collect();
         self.networks_by_vni.clear();
         for (id, vni) in &self.vnis {
@@ -93,6 +101,34 @@ impl Planner {
         }
         for id in snapshot.networks.keys() {
             self.settle(snapshot, id);
+        }
+    }
+
+    fn outside_changed(&mut self, network: &NetworkId, id: &EndpointId, endpoint: Option<&Endpoint>) {
+        let key = (network.clone(), id.clone());
+        let new = endpoint.filter(|e| e.node == self.this && e.outside.is_some());
+        let old = match new {
+            Some(new) => self.outside.insert(key, new.clone()),
+            None => self.outside.remove(&key),
+        };
+        if old.as_ref() != new {
+            self.plan_gateway();
+        }
+    }
+
+    /// Plans the gateway, at the cost of the sandboxes of this host that are led out.
+    fn plan_gateway(&mut self) {
+        let planned = match &self.underlay {
+            Some(underlay) => gateway(self.outside.values(), underlay.wire),
+            None => BTreeMap::new(),
+        };
+        let gone = self.desired.state.range(Key::Gateway..).map(|(key, _)| key);
+        let gone: Vec<Key> = gone.filter(|key| !planned.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.desired.set(key, None);
+        }
+        for (key, object) in planned {
+            self.desired.set(key, Some(object));
         }
     }
 
@@ -104,7 +140,7 @@ impl Planner {
             }
             return;
         };
-        if (old.vtep, old.port, old.mtu) != (new.vtep, new.port, new.mtu) {
+        if (old.vtep, old.port, old.mtu, old.wire) != (new.vtep, new.port, new.mtu, new.wire) {
             return self.plan_all(snapshot);
         }
         let both: BTreeSet<&NodeId> = old.peers.keys().chain(new.peers.keys()).collect();

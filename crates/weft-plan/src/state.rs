@@ -2,11 +2,11 @@
 
 use ipnet::IpNet;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
-use weft_model::{EndpointId, MacAddr, Mtu, Vni};
+use weft_model::{EndpointId, MacAddr, Mtu, PublishedPort, Vni};
 
 /// All kernel objects of weft's on one host: those that should be there, or those that were seen.
 pub type HostState = BTreeMap<Key, Object>;
@@ -27,18 +27,23 @@ pub enum Key {
     Fdb(Vni, MacAddr),
     /// The MAC address of a remote endpoint's address: how ARP and ND are answered on this host.
     Neighbour(Vni, IpAddr),
+    /// The rules of the host's namespace for sandboxes that are led out; they are there once at most.
+    Gateway,
+    /// The host-side end of a sandbox's way out, in the host's namespace. Named by device.
+    GatewayPort(String),
 }
 
 impl Key {
-    /// The network it belongs to.
-    pub fn vni(&self) -> Vni {
+    /// The network it belongs to; `None`: to the host.
+    pub fn vni(&self) -> Option<Vni> {
         match self {
             Self::Bridge(vni)
             | Self::Vxlan(vni)
             | Self::Port(vni, _)
             | Self::Flood(vni, _)
             | Self::Fdb(vni, _)
-            | Self::Neighbour(vni, _) => *vni,
+            | Self::Neighbour(vni, _) => Some(*vni),
+            Self::Gateway | Self::GatewayPort(_) => None,
         }
     }
 
@@ -51,6 +56,8 @@ impl Key {
             Self::Flood(..) => "flood",
             Self::Fdb(..) => "fdb",
             Self::Neighbour(..) => "neighbour",
+            Self::Gateway => "gateway",
+            Self::GatewayPort(_) => "gateway port",
         }
     }
 }
@@ -65,6 +72,8 @@ impl fmt::Display for Key {
             Self::Flood(vni, vtep) => write!(f, "flood {vtep} (VNI {vni})"),
             Self::Fdb(vni, mac) => write!(f, "fdb {mac} (VNI {vni})"),
             Self::Neighbour(vni, ip) => write!(f, "neighbour {ip} (VNI {vni})"),
+            Self::Gateway => f.write_str("gateway"),
+            Self::GatewayPort(device) => write!(f, "gateway port {device}"),
         }
     }
 }
@@ -83,7 +92,7 @@ pub(crate) fn keys_of(state: &HostState, vni: Vni) -> impl Iterator<Item = &Key>
     starts.into_iter().flat_map(move |start| {
         let kind = start.kind();
         let from_start = state.range(start..).map(|(key, _)| key);
-        from_start.take_while(move |key| key.kind() == kind && key.vni() == vni)
+        from_start.take_while(move |key| key.kind() == kind && key.vni() == Some(vni))
     })
 }
 
@@ -102,6 +111,10 @@ pub enum Object {
     Fdb(Fdb),
     /// See [`Key::Neighbour`].
     Neighbour(Neighbour),
+    /// See [`Key::Gateway`].
+    Gateway(Gateway),
+    /// See [`Key::GatewayPort`].
+    GatewayPort(GatewayPort),
 }
 
 /// A network's bridge: no addresses, nothing learned, no STP, no multicast snooping.
@@ -174,6 +187,8 @@ pub struct FarEndSandbox {
     pub interface: String,
     /// Its addresses with the subnets' prefix lengths.
     pub addresses: Vec<IpNet>,
+    /// Where its default routes lead; none on overlays.
+    pub gateways: Vec<IpAddr>,
 }
 
 /// Where frames for a MAC address go: for a local endpoint to its port, for a remote one to the VXLAN device
@@ -191,6 +206,42 @@ pub struct Fdb {
 pub struct Neighbour {
     /// The endpoint's MAC address.
     pub mac: MacAddr,
+}
+
+/// What leads sandboxes out: the host forwards, their addresses become the host's, ports of the host lead in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gateway {
+    /// The subnets of their addresses: one of each family, but for those of an earlier configuration that sandboxes still
+    /// have.
+    pub subnets: BTreeSet<IpNet>,
+    /// The ports of the host that lead into sandboxes.
+    pub published: BTreeSet<Published>,
+    /// Whether the rules are what they should be for these subnets and ports, and the host forwards.
+    pub sound: bool,
+}
+
+/// The host-side end of a sandbox's way out. No bridge: the host routes to each sandbox by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewayPort {
+    /// Its MTU: the wire's.
+    pub mtu: Mtu,
+    /// Whether it is administratively up and set as weft sets it.
+    pub up: bool,
+    /// Its own addresses, where the sandbox's default routes lead.
+    pub gateways: BTreeSet<IpAddr>,
+    /// The sandbox's addresses, to which the host's routes lead through it.
+    pub sandbox: BTreeSet<IpAddr>,
+    /// As [`Port::far_end`].
+    pub far_end: Option<PortFarEnd>,
+}
+
+/// Ports of the host that lead into a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Published {
+    /// Which.
+    pub port: PublishedPort,
+    /// The sandbox's address on the gateway.
+    pub to: IpAddr,
 }
 
 /// One change to the kernel.
@@ -228,6 +279,14 @@ pub fn bridge_name(vni: Vni) -> String {
 /// The name of a network's VXLAN device: `weft-vx4096`.
 pub fn vxlan_name(vni: Vni) -> String {
     format!("weft-vx{vni}")
+}
+
+/// What the names of gateway ports begin with; nothing else of weft's does.
+pub const GATEWAY_PORTS: &str = "weftg";
+
+/// The name of the host-side end of a sandbox's way out: `weftg` and ten digits of the id that it is named after.
+pub fn gateway_port_name(outside: &EndpointId) -> String {
+    format!("{GATEWAY_PORTS}{}", &outside.as_str()[..10])
 }
 
 /// The name of the host-side end of an endpoint's veth pair: `weft-` and ten digits of its id.

@@ -87,7 +87,7 @@ impl Plane {
         for op in ops {
             match op {
                 Op::Remove(key) => self.remove(key)?,
-                Op::Change { .. } => self.sweep_due = true,
+                Op::Change { key, .. } => self.sweep_due |= key.vni().is_some(),
                 Op::Create(..) => {}
             }
         }
@@ -117,8 +117,8 @@ impl Plane {
     }
 
     fn remove(&mut self, key: &Key) -> Outcome {
+        let Some(vni) = key.vni() else { return Ok(()) };
         self.sweep_due = true;
-        let vni = key.vni();
         match key {
             // What hangs on it goes with it; a bridge takes the ports' stations too.
             Key::Bridge(_) => self.maps.stations.remove_where(|key, _| key.vni == vni.get()),
@@ -147,6 +147,7 @@ impl Plane {
             Key::Neighbour(_, address) => {
                 self.maps.neighbours.remove(NeighbourKey { vni: vni.get(), address: *address })
             }
+            Key::Gateway | Key::GatewayPort(_) => Ok(()),
         }
     }
 
@@ -160,7 +161,7 @@ impl Plane {
     }
 
     fn put(&mut self, key: &Key, want: &Object) -> Outcome {
-        let vni = key.vni();
+        let Some(vni) = key.vni() else { return Ok(()) };
         match (key, want) {
             (Key::Port(_, name), _) => self.put_port(vni, name),
             (Key::Flood(_, vtep), _) => {

@@ -196,6 +196,10 @@ fn term<P: Pusher>(list: PushExprListAttrs<P>, family: Family, term: &Term) -> P
         }
         Term::Input(name) => compare(meta(list, MetaKeys::Iifname), Eq, &interface(name)),
         Term::InputNot(name) => compare(meta(list, MetaKeys::Iifname), Neq, &interface(name)),
+        // Fewer bytes than a name has: what follows does not matter.
+        Term::InputLike(start) => compare(meta(list, MetaKeys::Iifname), Eq, start.as_bytes()),
+        Term::OutputLike(start) => compare(meta(list, MetaKeys::Oifname), Eq, start.as_bytes()),
+        Term::OutputNotLike(start) => compare(meta(list, MetaKeys::Oifname), Neq, start.as_bytes()),
         Term::Output(name) => compare(meta(list, MetaKeys::Oifname), Eq, &interface(name)),
         Term::OutputNot(name) => compare(meta(list, MetaKeys::Oifname), Neq, &interface(name)),
         Term::ConnectionState(states) => connection(list, CtKeys::State, *states),

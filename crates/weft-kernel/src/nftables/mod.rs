@@ -132,19 +132,28 @@ pub struct Rule {
     pub terms: Vec<Term>,
     /// What happens then.
     pub verdict: Verdict,
+    /// Words for people that are read back with the rule's mark.
+    pub note: Option<String>,
 }
 
 impl Rule {
     /// A rule.
     pub fn new(terms: impl Into<Vec<Term>>, verdict: Verdict) -> Self {
-        Self { terms: terms.into(), verdict }
+        Self { terms: terms.into(), verdict, note: None }
+    }
+
+    /// The same with a note: at most 100 bytes.
+    #[must_use]
+    pub fn noted(self, note: String) -> Self {
+        Self { note: Some(note), ..self }
     }
 
     /// What is written into the kernel's rule as its comment: the same for the same rule in the same family.
     pub fn mark(&self, family: Family) -> String {
         let mut bytes = Vec::new();
         let _ = encode::expressions(PushRuleAttrs::new(&mut bytes), family, self);
-        format!("weft {:016x}", fnv1a(&bytes))
+        let note = self.note.as_ref().map(|note| format!(" {note}")).unwrap_or_default();
+        format!("weft {:016x}{note}", fnv1a(&bytes))
     }
 }
 
@@ -178,6 +187,12 @@ pub enum Term {
     Input(String),
     /// It did not come in by it.
     InputNot(String),
+    /// It came in by an interface whose name begins like this.
+    InputLike(String),
+    /// It leaves by such an interface.
+    OutputLike(String),
+    /// It does not leave by such an interface.
+    OutputNotLike(String),
     /// It leaves by this interface.
     Output(String),
     /// It does not leave by it.
@@ -249,6 +264,13 @@ pub struct SeenRule {
     pub handle: u64,
     /// Its comment: see [`Rule::mark`].
     pub mark: Option<String>,
+}
+
+impl SeenRule {
+    /// The note in its mark, if it is a rule of weft's that has one.
+    pub fn note(&self) -> Option<&str> {
+        self.mark.as_deref()?.strip_prefix("weft ")?.split_once(' ').map(|(_, note)| note)
+    }
 }
 
 #[cfg(test)]

@@ -79,16 +79,15 @@ impl Nftables {
         }
     }
 
-    /// Puts rules before all others of a chain of somebody else's table. `family` decides how the terms are written.
-    pub fn insert(
+    /// Puts rules behind all others of a chain of somebody else's table.
+    pub fn append(
         &mut self,
         (family, table, chain): (Family, &str, &str),
         rules: &[Rule],
     ) -> Result<(), KernelError> {
         self.transaction(&format!("add rules to the nftables chain {table} {chain}"), |batch| {
-            // Each goes before the one before.
-            for rule in rules.iter().rev() {
-                let mut request = batch.request().set_create().op_newrule_do(&header(family));
+            for rule in rules {
+                let mut request = batch.request().set_create().set_append().op_newrule_do(&header(family));
                 encode::new_rule(request.encode(), family, table, chain, rule);
             }
         })

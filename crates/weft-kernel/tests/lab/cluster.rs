@@ -53,7 +53,8 @@ impl Attachment {
     fn desired_port(&self) -> Port {
         let addresses = vec![IpNet::new(self.v4, 24).unwrap(), IpNet::new(self.v6, 64).unwrap()];
         let path = self.namespace.path().display().to_string();
-        let sandbox = FarEndSandbox { path, inode: None, interface: self.interface.clone(), addresses };
+        let sandbox =
+            FarEndSandbox { path, inode: None, interface: self.interface.clone(), addresses, gateways: vec![] };
         let name = self.port.replace("weft-", "weftc");
         let far_end = PortFarEnd { name, mac: self.mac(), sandbox: Some(sandbox), tap_owner: None };
         Port { mtu: self.mtu, up: true, bridged: true, tap: None, far_end: Some(far_end) }
@@ -201,7 +202,7 @@ impl Cluster {
             desired.insert(Key::Vxlan(vni), Object::Vxlan(vxlan));
             desired.insert(Key::Port(vni, own.port.clone()), Object::Port(own.desired_port()));
         }
-        let networks: BTreeSet<Vni> = desired.keys().map(Key::vni).collect();
+        let networks: BTreeSet<Vni> = desired.keys().filter_map(Key::vni).collect();
         for member in self.attachments.iter().filter(|a| networks.contains(&a.vni())) {
             let vni = member.vni();
             let vtep = self.hosts[member.host].vtep;

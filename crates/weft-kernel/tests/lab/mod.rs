@@ -145,6 +145,7 @@ impl Container {
             inode: None,
             interface: "eth0".to_owned(),
             addresses,
+            gateways: vec![],
         };
         let name = self.port.replace("weft-", "weftc");
         let far_end = PortFarEnd { name, mac: self.mac, sandbox: Some(sandbox), tap_owner: None };

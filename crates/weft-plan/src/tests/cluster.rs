@@ -4,8 +4,8 @@ use crate::{HostState, model_kernel::as_observed};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 use weft_model::{
-    AddressDriver, Change, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Sandbox,
-    Snapshot, Subnet, Touched, Vni, encode, schema,
+    AddressDriver, Change, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Outside,
+    PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode, schema,
 };
 
 /// The id of the `n`th object. Numbers 3 and 4 differ only behind the tenth digit, from which names of devices
@@ -66,6 +66,7 @@ pub fn endpoint(n: usize, network: usize, node: usize) -> Endpoint {
         engine: "docker".to_owned(),
         container: None,
         sandbox: None,
+        outside: None,
         mac: MacAddr::for_address(address),
         ipv4: Some(format!("{address}/24").parse().unwrap()),
         ipv6: None,
@@ -176,18 +177,38 @@ fn any_endpoint(network: usize, n: usize) -> impl Strategy<Value = Endpoint> {
         1 => Just(MacAddr([0x33, 0x33, 0, 0, 0, 1])),
     ];
     let place = (0..4usize, mac, prop::option::of(0..6u8), prop::option::of(0..4u16));
-    (place, 0..2u64, 0..2u64, any::<bool>()).prop_map(move |((node, mac, v4, v6), epoch, created, joined)| {
-        Endpoint {
+    let way = (any::<bool>(), prop::option::of((0..3usize, any::<bool>(), 80..82u16)));
+    (place, 0..2u64, 0..2u64, way).prop_map(
+        move |((node, mac, v4, v6), epoch, created, (joined, outside))| Endpoint {
             mac,
             ipv4: v4.map(|b| format!("10.9.0.{b}/24").parse().unwrap()),
             ipv6: v6.map(|b| format!("fd00:9::{b}/64").parse().unwrap()),
             epoch,
             created,
+            outside: outside.map(|(n, ipv6, port)| outside_of(n, ipv6, port)),
             sandbox: joined.then(|| Sandbox {
                 configured_by_engine: true,
                 ..Sandbox::namespace("/run/netns/c", "eth0")
             }),
             ..endpoint(n, network, node)
-        }
-    })
+        },
+    )
+}
+
+/// A way out at 10.213.0.(n + 2), with a port of the host's that leads to it.
+pub fn outside_of(n: usize, ipv6: bool, port: u16) -> Outside {
+    let port = PublishedPort {
+        protocol: PortProtocol::Tcp,
+        host_ip: None,
+        host_port: port,
+        container_port: 80,
+        count: 1,
+    };
+    Outside {
+        id: id(n),
+        interface: "eth1".to_owned(),
+        ipv4: format!("10.213.0.{}/20", n + 2).parse().unwrap(),
+        ipv6: ipv6.then(|| format!("fd13::{}/64", n + 2).parse().unwrap()),
+        ports: vec![port],
+    }
 }

@@ -2,8 +2,8 @@
 
 use super::cluster::{ip, seen, vni};
 use crate::{
-    Bridge, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff, is_as_desired,
-    model_kernel::apply_ops, vxlan_name,
+    Bridge, Fdb, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff,
+    is_as_desired, model_kernel::apply_ops, vxlan_name,
 };
 use proptest::prelude::*;
 use std::collections::BTreeSet;
@@ -52,9 +52,19 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
         6 => (vni.clone(), 0..4u8, prop::option::of(0..4u8), prop::option::of(vtep)).prop_map(|(vni, m, port, vtep)| {
             (Key::Fdb(vni, mac(m)), Object::Fdb(Fdb { port: port.map(port_of), vtep }))
         }),
-        3 => (vni, 0..4u8, 0..3u8).prop_map(|(vni, n, m)| {
+        3 => (vni.clone(), 0..4u8, 0..3u8).prop_map(|(vni, n, m)| {
             let address = std::net::IpAddr::from([10, 9, 0, n]);
             (Key::Neighbour(vni, address), Object::Neighbour(Neighbour { mac: mac(m) }))
+        }),
+        2 => (any::<bool>(), mostly).prop_map(|(second, sound)| {
+            let subnets = [if second { "10.213.0.0/20" } else { "10.213.16.0/20" }.parse().unwrap()].into();
+            (Key::Gateway, Object::Gateway(Gateway { subnets, published: BTreeSet::new(), sound }))
+        }),
+        2 => (1..4u8, mostly, any::<bool>()).prop_map(|(n, up, routed)| {
+            let sandbox = routed.then(|| ip("10.213.0.2")).into_iter().collect();
+            let (mtu, gateways) = (Mtu::new(1500).unwrap(), BTreeSet::from([ip("10.213.0.1")]));
+            let port = GatewayPort { mtu, up, gateways, sandbox, far_end: None };
+            (Key::GatewayPort(format!("weftg{n}")), Object::GatewayPort(port))
         }),
     ]
 }
@@ -72,6 +82,8 @@ fn any_plan() -> impl Strategy<Value = HostState> {
                 Object::Bridge(bridge) => bridge.up = true,
                 Object::Vxlan(vxlan) => (vxlan.up, vxlan.bridged) = (true, true),
                 Object::Port(port) => (port.up, port.bridged) = (true, true),
+                Object::Gateway(gateway) => gateway.sound = true,
+                Object::GatewayPort(port) => port.up = true,
                 _ => {}
             }
         }
@@ -84,14 +96,17 @@ fn any_plan() -> impl Strategy<Value = HostState> {
 fn possible(wild: HostState) -> HostState {
     let mut state = HostState::new();
     for (key, mut object) in wild {
-        let vni = key.vni();
+        let Some(vni) = key.vni() else {
+            state.insert(key, object);
+            continue;
+        };
         let vxlan_up = match state.get(&Key::Vxlan(vni)) {
             Some(Object::Vxlan(vxlan)) => Some(vxlan.up),
             _ => None,
         };
         let bridge = state.contains_key(&Key::Bridge(vni));
         let can_be = match &mut object {
-            Object::Bridge(_) => true,
+            Object::Bridge(_) | Object::Gateway(_) | Object::GatewayPort(_) => true,
             Object::Vxlan(vxlan) => {
                 vxlan.bridged &= bridge;
                 true
@@ -211,7 +226,7 @@ proptest! {
 }
 
 fn is_device(key: &Key) -> bool {
-    matches!(key, Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..))
+    matches!(key, Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_))
 }
 
 /// The bridge ports that an FDB entry names, in the operation or in what was there before.

@@ -4,6 +4,7 @@ mod cluster;
 mod diff;
 mod displaced;
 mod explain;
+mod gateway;
 mod ipam;
 mod leaks;
 mod names;

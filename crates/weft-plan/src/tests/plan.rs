@@ -189,6 +189,7 @@ fn a_pair_made_after_join_goes_straight_into_the_sandbox() {
         inode: Some(7),
         interface: "eth0".to_owned(),
         addresses: vec!["10.9.0.2/24".parse().unwrap(), "fd00:9::2/64".parse().unwrap()],
+        gateways: vec![],
     };
     assert_eq!(port.far_end.as_ref().unwrap().sandbox, Some(expected));
 }
