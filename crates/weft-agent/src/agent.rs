@@ -51,6 +51,8 @@ pub(crate) struct Inner {
     pub(crate) reconciled: watch::Receiver<Reconciled>,
     /// Whether addresses are held ahead; locked while the reserve is changed.
     pub(crate) reserving: tokio::sync::Mutex<bool>,
+    /// Locked while the addresses of a way out are chosen, until they are in the view.
+    pub(crate) leading_out: tokio::sync::Mutex<()>,
     /// The keys of this daemon's requests for addresses that somebody waits for.
     pub(crate) asking: Mutex<BTreeSet<String>>,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,

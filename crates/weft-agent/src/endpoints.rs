@@ -9,10 +9,10 @@ use crate::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{
-    AddressClaim, ClaimKind, Container, Endpoint, EndpointId, MacAddr, Network, NetworkId, Revision, Sandbox,
-    encode, schema, unix_now,
+    AddressClaim, ClaimKind, Container, Endpoint, EndpointId, MacAddr, Network, NetworkId, Outside, Revision,
+    Sandbox, encode, schema, unix_now,
 };
-use weft_plan::{IpamError, Key, describe_holder, far_end_name, port_name};
+use weft_plan::{IpamError, Key, describe_holder, far_end_name, gateway_port_name, port_name};
 use weft_store::{Outcome, Record, Txn};
 
 /// An endpoint to make.
@@ -28,6 +28,8 @@ pub struct EndpointSpec {
     pub container: Option<Container>,
     /// Where its interface goes. `None`: it stays in the host's namespace until the engine takes it.
     pub sandbox: Option<Sandbox>,
+    /// The sandbox's way out, where weft makes it and this endpoint is to carry it.
+    pub outside: Option<Outside>,
     /// Its MAC address; else derived from its first IP address.
     pub mac: Option<MacAddr>,
     /// The addresses it should have: one of each family at most. This node may have claimed them before by
@@ -255,6 +257,7 @@ impl Agent {
             engine: spec.engine.clone(),
             container: spec.container.clone(),
             sandbox: spec.sandbox.clone(),
+            outside: spec.outside.clone(),
             mac,
             ipv4,
             ipv6,
@@ -287,15 +290,23 @@ impl Agent {
     async fn port_made(&self, endpoint: &Endpoint, revision: Revision) -> Result<(), AgentError> {
         let what = format!("endpoint {}", endpoint.display_name());
         self.applied(&endpoint.network, revision, &what).await?;
-        let vni = self
-            .read(|s| s.networks.get(&endpoint.network).map(|n| n.vni))
+        let network = self
+            .read(|s| s.networks.get(&endpoint.network).cloned())
             .ok_or_else(|| AgentError::NoSuchNetwork(endpoint.network.to_string()))?;
-        let failures = &self.0.reconciled.borrow().failures;
-        let keys = [Key::Bridge(vni), Key::Vxlan(vni), Key::Port(vni, port_name(&endpoint.id))];
-        match keys.iter().find_map(|key| failures.get(key)) {
-            Some(reason) => Err(AgentError::NotApplied { what, reason: reason.clone() }),
+        match self.failure_of(endpoint, &network) {
+            Some(reason) => Err(AgentError::NotApplied { what, reason }),
             None => Ok(()),
         }
+    }
+
+    /// Why this host's kernel does not have one of the endpoint's devices.
+    pub(crate) fn failure_of(&self, endpoint: &Endpoint, network: &Network) -> Option<String> {
+        let vni = network.vni;
+        let failures = &self.0.reconciled.borrow().failures;
+        let keys = [Key::Bridge(vni), Key::Vxlan(vni), Key::Port(vni, port_name(&endpoint.id))];
+        let way_out = endpoint.outside.as_ref().map(|o| Key::GatewayPort(gateway_port_name(&o.id)));
+        let gateway = way_out.iter().flat_map(|port| [&Key::Gateway, port]);
+        keys.iter().chain(gateway).find_map(|key| failures.get(key)).cloned()
     }
 
     /// An endpoint.
@@ -385,6 +396,9 @@ impl Agent {
             for ip in endpoint.iter().flat_map(Endpoint::addresses) {
                 let claim = self.0.store.get(&schema::address_key(network, ip)).await?;
                 txn = with_claim_given_back(txn, claim, id, self.0.outbox.is_away());
+            }
+            if let Some(endpoint) = &endpoint {
+                txn = self.with_way_out_handed_on(txn, endpoint).await?;
             }
             if let Outcome::Committed(revision) = self.commit(txn).await? {
                 return Ok(Some(revision));

@@ -29,18 +29,18 @@ pub enum AgentError {
     #[error("there is no endpoint {0:?}")]
     NoSuchEndpoint(String),
     /// A namespace is not attached.
-    #[error("{netns} has no endpoint on network {network:?}")]
+    #[error("{what} has no endpoint on network {network:?}")]
     NotAttached {
-        /// The namespace's path.
-        netns: String,
+        /// The namespace's path, or the container.
+        what: String,
         /// The network.
         network: String,
     },
     /// A namespace is attached already.
-    #[error("{netns} is on network {network:?} already, as {interface}")]
+    #[error("{what} is on network {network:?} already, as {interface}")]
     AlreadyAttached {
-        /// The namespace's path.
-        netns: String,
+        /// The namespace's path, or the container.
+        what: String,
         /// The network.
         network: String,
         /// The interface there.
@@ -123,6 +123,29 @@ pub enum AgentError {
         /// What the kernel said last.
         reason: String,
     },
+    /// No subnet for ways out.
+    #[error(
+        "no subnet is left for the way out of network {0:?}: all that weft would use are routed elsewhere, used by networks, or full"
+    )]
+    NoGatewaySubnet(String),
+    /// A port of the host leads elsewhere already.
+    #[error("port {port} of this host leads to {holder} already")]
+    PortTaken {
+        /// The port asked for.
+        port: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A namespace has not what was put into it.
+    #[error("{what} on network {network:?} is not as it was made: {reason}")]
+    NotIntact {
+        /// The namespace's path, or the container.
+        what: String,
+        /// The network.
+        network: String,
+        /// What is missing.
+        reason: String,
+    },
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -167,6 +190,9 @@ impl AgentError {
             | Self::RouteConflict { .. }
             | Self::RoutedHere { .. }
             | Self::NoSubnet
+            | Self::NoGatewaySubnet(_)
+            | Self::PortTaken { .. }
+            | Self::NotIntact { .. }
             | Self::NetworkInUse { .. }
             | Self::NetworkRemoving(_) => ErrorKind::Conflict,
             Self::NoSuchNetwork(_) | Self::NoSuchEndpoint(_) | Self::NotAttached { .. } => {
@@ -200,6 +226,8 @@ impl AgentError {
             Self::RoutedHere { .. } => Some(
                 "the host would lose one of the two: remove that route, or expose a network with another subnet",
             ),
+            Self::NoGatewaySubnet(_) => Some("name one with --gateway-subnet"),
+            Self::PortTaken { .. } => Some("choose another port, or another address of the host"),
             Self::NetworkInUse { .. } => Some("stop or disconnect them first"),
             Self::NameTaken { .. } => Some("choose another name"),
             Self::Ipam(IpamError::Full { .. }) => {

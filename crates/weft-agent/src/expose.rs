@@ -38,6 +38,7 @@ impl Agent {
                 ..Container::new(interface.clone(), name)
             }),
             sandbox: Some(Sandbox::namespace(Sandbox::HOST, interface)),
+            outside: None,
             mac: None,
             addresses: request.addresses,
             allocate: true,

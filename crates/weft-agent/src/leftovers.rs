@@ -1,12 +1,9 @@
 //! Endpoints whose network namespace is gone: nobody will detach them, so weft does.
 
-use crate::Agent;
+use crate::{Agent, attach::ATTACHING};
 use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt, path::Path};
 use tokio_util::sync::CancellationToken;
 use weft_model::{EndpointId, NetworkId, Sandbox};
-
-/// The engine of endpoints that `weft attach` made.
-pub(crate) const NETNS: &str = "netns";
 
 /// Looks every few seconds until `shutdown`. What is missing at two looks in a row is removed: a namespace that
 /// is being mounted anew is away only for a moment.
@@ -29,10 +26,11 @@ pub(crate) async fn run(agent: Agent, shutdown: CancellationToken) {
     }
 }
 
-/// This node's attached namespaces that do not exist any more.
+/// This node's attached namespaces that do not exist any more: after a reboot no engine tells of them.
 fn orphans(agent: &Agent) -> BTreeSet<(NetworkId, EndpointId)> {
     agent.read(|s| {
-        let ours = s.all_endpoints().filter(|e| e.node == *agent.node() && e.engine == NETNS);
+        let ours =
+            s.all_endpoints().filter(|e| e.node == *agent.node() && ATTACHING.contains(&e.engine.as_str()));
         let gone = ours.filter(|e| e.sandbox.as_ref().is_some_and(is_gone));
         gone.map(|e| (e.network.clone(), e.id.clone())).collect()
     })

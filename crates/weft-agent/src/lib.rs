@@ -27,6 +27,7 @@ mod moving;
 mod networks;
 mod options;
 mod outbox;
+mod outside;
 mod pools;
 mod reconcile;
 mod reserve;

@@ -1,5 +1,6 @@
 //! What a daemon is told at its start.
 
+use ipnet::Ipv4Net;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
@@ -33,6 +34,8 @@ pub struct AgentOptions {
     pub datapath: Datapath,
     /// The UDP port of the VTEP.
     pub vxlan_port: u16,
+    /// The subnet of this host's sandboxes that weft leads out; `None`: one that is free here.
+    pub gateway_subnet: Option<Ipv4Net>,
     /// The VNIs to choose from.
     pub vni_range: VniRange,
     /// The domain that names of endpoints end with if written in full; `None`: no sandbox gets a name server.

@@ -173,6 +173,7 @@ mod tests {
             engine: "netns".to_owned(),
             container: None,
             sandbox: None,
+            outside: None,
             mac: MacAddr::for_device(1),
             ipv4: Some(format!("{IP}/24").parse().unwrap()),
             ipv6: None,

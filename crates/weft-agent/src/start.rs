@@ -234,6 +234,7 @@ pub(crate) async fn adopt(
         datapath,
         reconciled: reconciled.clone(),
         reserving: tokio::sync::Mutex::new(true),
+        leading_out: tokio::sync::Mutex::default(),
         asking: Mutex::default(),
         engines: Mutex::new(BTreeMap::new()),
         troubles: Arc::default(),

@@ -169,6 +169,7 @@ impl Agent {
             addresses: addresses.collect(),
             sandbox: endpoint.sandbox.as_ref().filter(|s| !s.is_host()).map(|s| s.path.clone()),
             interface: endpoint.sandbox.as_ref().map(|s| s.interface.clone()).filter(|i| !i.is_empty()),
+            outside: endpoint.outside.clone(),
             created: endpoint.created,
         }
     }

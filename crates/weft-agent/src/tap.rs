@@ -34,6 +34,7 @@ impl Agent {
                 ..Container::new(request.tap.clone(), name)
             }),
             sandbox: Some(Sandbox { tap, ..Sandbox::namespace(Sandbox::HOST, request.tap) }),
+            outside: None,
             mac: request.mac,
             addresses: request.addresses,
             allocate: true,

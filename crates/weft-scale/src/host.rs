@@ -69,6 +69,7 @@ impl Host {
             overlay_netns: node.name.clone(),
             datapath: Datapath::Auto,
             vxlan_port: node.vxlan_port,
+            gateway_subnet: None,
             vni_range: "4096-16777215".parse().context("a range of VNIs")?,
             dns_domain: None,
             reconcile_interval: Duration::from_secs(10),

@@ -125,6 +125,7 @@ impl Shape {
                 format!("web-{network}-{number}"),
             )),
             sandbox: None,
+            outside: None,
             mac: MacAddr::for_address(IpAddr::V4(ip)),
             ipv4: Some(ipnet::Ipv4Net::new(ip, 16)?),
             ipv6: None,

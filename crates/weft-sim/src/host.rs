@@ -147,6 +147,7 @@ impl Host {
             overlay_netns: self.name(),
             datapath: Datapath::Auto,
             vxlan_port: 4789,
+            gateway_subnet: None,
             vni_range: VniRange::default(),
             dns_domain: None,
             reconcile_interval: Duration::from_secs(2),

@@ -233,6 +233,7 @@ fn spec(
         network: network.id.clone(),
         engine: engine.to_owned(),
         container: Some(Container::new(id.to_string(), format!("c-{}", id.short()))),
+        outside: None,
         sandbox: (!engine_moves).then(|| sandbox(host, id)),
         mac: None,
         addresses,

@@ -6,6 +6,7 @@
 //! file can pass variables on that are not set.
 
 use clap::Args;
+use ipnet::Ipv4Net;
 use std::{
     collections::BTreeMap,
     fmt, io,
@@ -90,6 +91,10 @@ pub struct DaemonFlags {
     /// The UDP port of the tunnel, the same on every host [default: 4789]
     #[arg(long, value_name = "PORT")]
     pub vxlan_port: Option<UdpPort>,
+    /// The subnet of the addresses that containers of CNI and Podman have for their way out, each host's own affair
+    /// [default: a /20 of 172.16.0.0/16 that is free on this host]
+    #[arg(long, value_name = "SUBNET")]
+    pub gateway_subnet: Option<Ipv4Net>,
     /// The VXLAN identifiers to choose from [default: 4096-16777215]
     #[arg(long, value_name = "FIRST-LAST")]
     pub vni_range: Option<VniRange>,
@@ -205,6 +210,7 @@ impl DaemonConfig {
             run_dir: host.run_dir,
             overlay_netns: host.overlay_netns,
             datapath: layers.value("datapath", flags.datapath.as_ref())?.unwrap_or_default(),
+            gateway_subnet: layers.value("gateway-subnet", flags.gateway_subnet.as_ref())?,
             vxlan_port: layers.value("vxlan-port", flags.vxlan_port.as_ref())?.unwrap_or_default().0,
             vni_range: layers.value("vni-range", flags.vni_range.as_ref())?.unwrap_or_default(),
             dns_domain: (!no_dns).then_some(dns_domain),

@@ -19,6 +19,7 @@ fn web() -> EndpointView {
         mac: MacAddr::for_address("10.9.0.2".parse().unwrap()),
         addresses: vec!["10.9.0.2/24".parse().unwrap(), "fd00:9::2/64".parse().unwrap()],
         sandbox: Some("/var/run/docker/netns/1a2b".to_owned()),
+        outside: None,
         interface: Some("eth0".to_owned()),
         created: 100,
     }

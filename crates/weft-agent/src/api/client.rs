@@ -181,6 +181,11 @@ impl Client {
         self.send(Method::POST, "/v1/unexpose", json(request)).await.map(drop)
     }
 
+    /// An attachment, if it is there and its namespace has what it should.
+    pub async fn check(&self, request: &DetachRequest) -> Result<EndpointView, ClientError> {
+        self.answer(Method::POST, "/v1/check", json(request)).await
+    }
+
     /// Takes this host out of the cluster; the daemon ends after its answer.
     pub async fn down(&self) -> Result<(), ClientError> {
         self.send(Method::POST, "/v1/down", Bytes::new()).await.map(drop)

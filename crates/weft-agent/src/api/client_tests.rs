@@ -83,6 +83,7 @@ fn endpoint() -> EndpointView {
         addresses: vec!["10.0.0.2/24".parse().unwrap()],
         sandbox: None,
         interface: None,
+        outside: None,
         created: 1,
     }
 }
@@ -94,7 +95,8 @@ async fn each_call_asks_for_what_the_api_names() {
     assert_eq!(nothing.asked().0, "DELETE /v1/networks/my%20net%2F1");
     nothing.client.down().await.unwrap();
     assert_eq!(nothing.asked().0, "POST /v1/down");
-    let request = DetachRequest { network: "n".to_owned(), netns: "/run/netns/blue".to_owned() };
+    let (network, netns) = ("n".to_owned(), "/run/netns/blue".to_owned());
+    let request = DetachRequest { network, netns, ..DetachRequest::default() };
     nothing.client.detach(&request).await.unwrap();
     let (line, body) = nothing.asked();
     assert_eq!(line, "POST /v1/detach");

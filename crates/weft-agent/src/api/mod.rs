@@ -19,6 +19,7 @@
 //! | `POST /v1/detach-tap` with a [`DetachTapRequest`] | nothing (204) |
 //! | `POST /v1/expose` with an [`ExposeRequest`] | [`EndpointView`] |
 //! | `POST /v1/unexpose` with an [`UnexposeRequest`] | nothing (204) |
+//! | `POST /v1/check` with a [`DetachRequest`] | [`EndpointView`]: it is there and intact |
 //! | `POST /v1/down` | nothing (204): this host has left the cluster, the daemon ends |
 //!
 //! A REFERENCE is a name, an id, or the beginning of one id. Anything else than 2xx carries an [`ErrorBody`].
@@ -30,8 +31,8 @@ mod types;
 pub use client::{Client, ClientError};
 pub(crate) use server::{bind, serve};
 pub use types::{
-    AttachRequest, AttachTapRequest, DetachRequest, DetachTapRequest, EndpointView, EngineStatus, ErrorBody,
-    ErrorKind, ExposeRequest, GcRequest, NetworkSpec, NetworkView, NodeView, Statistics, Status, StoreStatus,
-    Traffic, UnexposeRequest,
+    AttachRequest, AttachTapRequest, AttachingEngine, DetachRequest, DetachTapRequest, EndpointView,
+    EngineStatus, ErrorBody, ErrorKind, ExposeRequest, GcRequest, NetworkSpec, NetworkView, NodeView,
+    OutsideRequest, Statistics, Status, StoreStatus, Traffic, UnexposeRequest,
 };
 pub use weft_plan::{Explanation, Leak};

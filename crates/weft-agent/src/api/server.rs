@@ -95,6 +95,7 @@ fn router(agent: Agent) -> Router {
         .route("/v1/detach-tap", post(detach_tap))
         .route("/v1/expose", post(expose))
         .route("/v1/unexpose", post(unexpose))
+        .route("/v1/check", post(check))
         .route("/v1/down", post(down))
         .fallback(async || {
             let error = "there is no such request: is this weft older than the daemon?".to_owned();
@@ -220,6 +221,14 @@ async fn unexpose(
 ) -> Result<StatusCode, AgentError> {
     agent.unexpose(request).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn check(
+    State(agent): State<Agent>,
+    Body(request): Body<DetachRequest>,
+) -> Result<Json<EndpointView>, AgentError> {
+    let endpoint = agent.check(request).await?;
+    Ok(Json(agent.read(|s| agent.endpoint_view(s, &endpoint))))
 }
 
 async fn down(State(agent): State<Agent>) -> Result<StatusCode, AgentError> {

@@ -7,8 +7,8 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 use weft_model::{
-    Container, EndpointId, MacAddr, Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Subnet,
-    UnixSeconds, Vni,
+    Container, EndpointId, MacAddr, Mtu, Network, NetworkId, NetworkName, NodeId, Outside, PublishedPort,
+    Revision, Subnet, UnixSeconds, Vni,
 };
 
 /// A network to make.
@@ -71,7 +71,7 @@ pub struct EndpointView {
     pub node_name: String,
     /// The VTEP that frames for it go to.
     pub vtep: Option<IpAddr>,
-    /// Who made it: `docker`; `netns`, `host`, `tap` without an engine.
+    /// Who made it: `docker`, `cni`, `podman`; `netns`, `host`, `tap` without an engine.
     pub engine: String,
     /// The container.
     pub container: Option<Container>,
@@ -83,6 +83,9 @@ pub struct EndpointView {
     pub sandbox: Option<String>,
     /// The interface in there.
     pub interface: Option<String>,
+    /// The sandbox's way out, where weft made it and this endpoint carries it.
+    #[serde(default)]
+    pub outside: Option<Outside>,
     /// When it was made.
     pub created: UnixSeconds,
 }
@@ -139,7 +142,7 @@ pub struct Statistics {
 }
 
 /// Attach a network namespace to a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AttachRequest {
     /// The network: a name or an id.
@@ -155,12 +158,21 @@ pub struct AttachRequest {
     /// The interface's name; else the first free ethN.
     #[serde(default)]
     pub interface: Option<String>,
-    /// What people call it; else the last part of the namespace's path.
+    /// What people call it; else the last part of the namespace's path. Without meaning where `container` is given.
     #[serde(default)]
     pub name: Option<String>,
     /// What else it is called on this network.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// Whose namespace it is.
+    #[serde(default)]
+    pub engine: AttachingEngine,
+    /// The engine's container; an engine has to name it, and the interface.
+    #[serde(default)]
+    pub container: Option<Container>,
+    /// Lead the namespace out, unless it has a way out already or the network is internal.
+    #[serde(default)]
+    pub outside: Option<OutsideRequest>,
 }
 
 /// Put the host itself on a network.
@@ -217,14 +229,45 @@ pub struct DetachTapRequest {
     pub tap: String,
 }
 
-/// Detach a network namespace from a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Who asks for a namespace to be attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AttachingEngine {
+    /// Nobody else: `weft attach`. The attachment is known by the namespace's path.
+    #[default]
+    Netns,
+    /// A container runtime through `weft-cni`. The attachment is known by container and interface.
+    Cni,
+    /// Podman through `weft-netavark`. The same.
+    Podman,
+}
+
+/// The way out that a namespace is to have.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutsideRequest {
+    /// Ports of this host that lead to it.
+    pub ports: Vec<PublishedPort>,
+}
+
+/// Which attachment: to take off its network, or to look at.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DetachRequest {
     /// The network: a name or an id.
     pub network: String,
-    /// The namespace's path.
+    /// The namespace's path. An engine may not know it any more.
+    #[serde(default)]
     pub netns: String,
+    /// Who attached it.
+    #[serde(default)]
+    pub engine: AttachingEngine,
+    /// The engine's id of the container.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// The interface's name; without it, of an engine's container: whichever there is.
+    #[serde(default)]
+    pub interface: Option<String>,
 }
 
 /// How a daemon is.

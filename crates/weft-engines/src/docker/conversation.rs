@@ -395,6 +395,7 @@ async fn a_network_in_use_elsewhere_comes_back_and_the_status_says_why() {
             engine: "docker".to_owned(),
             container: None,
             sandbox: None,
+            outside: None,
             mac: weft_model::MacAddr::for_device(1),
             ipv4: Some("10.9.0.2/24".parse().unwrap()),
             ipv6: None,

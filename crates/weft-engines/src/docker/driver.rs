@@ -133,6 +133,7 @@ impl<C: Cluster> Plugin<C> {
             engine: ENGINE.to_owned(),
             container: None,
             sandbox: None,
+            outside: None,
             mac,
             addresses,
             allocate: true,

@@ -198,6 +198,7 @@ impl Cluster for FakeCluster {
                 engine: spec.engine.clone(),
                 container: None,
                 sandbox: None,
+                outside: None,
                 mac: spec.mac.unwrap_or_else(|| MacAddr::for_address(addresses[0])),
                 ipv4: nets.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None }),
                 ipv6: nets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None }),

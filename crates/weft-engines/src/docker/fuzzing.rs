@@ -84,6 +84,7 @@ fn endpoint(id: EndpointId, network: NetworkId, mac: Option<MacAddr>, addresses:
         engine: super::driver::ENGINE.to_owned(),
         container: None,
         sandbox: None,
+        outside: None,
         mac: mac.unwrap_or(MacAddr([2, 0x42, 10, 9, 0, 9])),
         ipv4: nets.iter().find_map(|n| if let IpNet::V4(n) = n { Some(*n) } else { None }),
         ipv6: nets.iter().find_map(|n| if let IpNet::V6(n) = n { Some(*n) } else { None }),

@@ -113,6 +113,7 @@ mod tests {
             engine: engine.to_owned(),
             container: None,
             sandbox: None,
+            outside: None,
             mac: MacAddr::for_device(1),
             ipv4: Some("10.9.0.2/24".parse().unwrap()),
             ipv6: None,

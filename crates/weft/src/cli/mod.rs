@@ -279,7 +279,7 @@ mod tests {
             (
                 "daemon",
                 "--cluster-store --cluster-store-opt kv.cacertfile --cluster-advertise --join-token --join-token-file --node-name --state-dir \
-                 --run-dir --overlay-netns --datapath --vxlan-port --vni-range --dns-domain --no-dns --reconcile-interval --lease-ttl \
+                 --run-dir --overlay-netns --datapath --vxlan-port --gateway-subnet --vni-range --dns-domain --no-dns --reconcile-interval --lease-ttl \
                  --docker-socket --docker-plugin-socket --no-docker --store-timeout --log --config WEFT_ \
                  /etc/weft/weft.toml",
             ),

@@ -104,6 +104,7 @@ async fn attach_namespace(
         interface: flags.interface.clone(),
         name: flags.name.clone(),
         aliases: flags.alias.clone(),
+        ..AttachRequest::default()
     };
     Ok(client.attach(&request).await?)
 }
@@ -116,7 +117,7 @@ pub async fn detach(flags: DetachFlags, client: &Client) -> Result<(), Failure> 
     }
     // Not checked for existence: what is left of a namespace that is gone must be removable.
     let netns = text(namespace(&netns.unwrap_or_default())?)?;
-    Ok(client.detach(&DetachRequest { network, netns }).await?)
+    Ok(client.detach(&DetachRequest { network, netns, ..DetachRequest::default() }).await?)
 }
 
 /// The namespace's path, the same however it is written: a bare name is one of `ip netns`; links on the way to it
