@@ -113,6 +113,7 @@ mod tests {
             engine: "docker".to_owned(),
             container: Some(Container::new("c", name)),
             sandbox: None,
+            outside: None,
             mac: MacAddr::ZERO,
             ipv4: None,
             ipv6: None,

@@ -304,6 +304,7 @@ mod tests {
             container: None,
             sandbox: path
                 .map(|path| Sandbox { configured_by_engine: true, ..Sandbox::namespace(path, "eth0") }),
+            outside: None,
             mac: MacAddr::ZERO,
             ipv4: None,
             ipv6: None,

@@ -7,7 +7,7 @@ use crate::{
 };
 use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
-use weft_kernel::Counter;
+use weft_kernel::{Counter, resolver};
 use weft_model::{Endpoint, Network, Node, NodeId, Snapshot};
 use weft_store::{JoinToken, StoreError, StoreUrl};
 
@@ -170,6 +170,7 @@ impl Agent {
             sandbox: endpoint.sandbox.as_ref().filter(|s| !s.is_host()).map(|s| s.path.clone()),
             interface: endpoint.sandbox.as_ref().map(|s| s.interface.clone()).filter(|i| !i.is_empty()),
             outside: endpoint.outside.clone(),
+            name_server: self.0.options.dns_domain.as_ref().map(|_| resolver::SERVER.ip()),
             created: endpoint.created,
         }
     }

@@ -20,6 +20,7 @@ fn web() -> EndpointView {
         addresses: vec!["10.9.0.2/24".parse().unwrap(), "fd00:9::2/64".parse().unwrap()],
         sandbox: Some("/var/run/docker/netns/1a2b".to_owned()),
         outside: None,
+        name_server: None,
         interface: Some("eth0".to_owned()),
         created: 100,
     }

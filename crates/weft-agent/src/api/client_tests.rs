@@ -84,6 +84,7 @@ fn endpoint() -> EndpointView {
         sandbox: None,
         interface: None,
         outside: None,
+        name_server: None,
         created: 1,
     }
 }
@@ -119,10 +120,7 @@ async fn answers_arrive_as_they_were_sent() {
         network: "n".to_owned(),
         netns: "/run/netns/blue".to_owned(),
         addresses: vec!["10.0.0.2".parse().unwrap()],
-        mac: None,
-        interface: None,
-        name: None,
-        aliases: vec![],
+        ..AttachRequest::default()
     };
     assert_eq!(daemon.client.attach(&request).await.unwrap(), view);
     assert_eq!(serde_json::from_str::<AttachRequest>(&daemon.asked().1).unwrap(), request);

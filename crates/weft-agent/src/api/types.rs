@@ -86,6 +86,9 @@ pub struct EndpointView {
     /// The sandbox's way out, where weft made it and this endpoint carries it.
     #[serde(default)]
     pub outside: Option<Outside>,
+    /// Where the sandbox's name server is; `None`: the daemon gives it none.
+    #[serde(default)]
+    pub name_server: Option<IpAddr>,
     /// When it was made.
     pub created: UnixSeconds,
 }
