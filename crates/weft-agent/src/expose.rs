@@ -18,7 +18,7 @@ impl Agent {
         let network = self.find_network(&request.network).await?;
         if let Some(present) = self.exposed(&network.id) {
             return Err(AgentError::AlreadyAttached {
-                netns: THIS_HOST.to_owned(),
+                what: THIS_HOST.to_owned(),
                 network: network.display_name().to_owned(),
                 interface: present.sandbox.map_or_else(String::new, |s| s.interface),
             });
@@ -50,7 +50,7 @@ impl Agent {
     pub async fn unexpose(&self, request: UnexposeRequest) -> Result<(), AgentError> {
         let network = self.find_network(&request.network).await?;
         let endpoint = self.exposed(&network.id).ok_or_else(|| AgentError::NotAttached {
-            netns: THIS_HOST.to_owned(),
+            what: THIS_HOST.to_owned(),
             network: network.display_name().to_owned(),
         })?;
         self.remove_endpoint(&network.id, &endpoint.id).await

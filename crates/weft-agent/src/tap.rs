@@ -18,7 +18,7 @@ impl Agent {
         if let Some(present) = self.attached_tap(&request.tap) {
             let on = self.read(|s| s.networks.get(&present.network).map(|n| n.display_name().to_owned()));
             return Err(AgentError::AlreadyAttached {
-                netns: told(&request.tap),
+                what: told(&request.tap),
                 network: on.unwrap_or_else(|| present.network.short().to_owned()),
                 interface: present.display_name().to_owned(),
             });
@@ -47,7 +47,7 @@ impl Agent {
         let network = self.find_network(&request.network).await?;
         let endpoint = self.attached_tap(&request.tap).filter(|e| e.network == network.id);
         let endpoint = endpoint.ok_or_else(|| AgentError::NotAttached {
-            netns: told(&request.tap),
+            what: told(&request.tap),
             network: network.display_name().to_owned(),
         })?;
         self.remove_endpoint(&network.id, &endpoint.id).await

@@ -52,12 +52,14 @@ fn published(outside: &Outside) -> impl Iterator<Item = Published> + use<'_> {
 fn port(outside: &Outside, sandbox: &Sandbox, mtu: Mtu) -> GatewayPort {
     let gateways: BTreeSet<IpAddr> = outside.addresses().map(gateway_in).collect();
     let sandbox = FarEndSandbox {
+        inode: sandbox.inode,
         path: sandbox.path.clone(),
         interface: outside.interface.clone(),
         addresses: outside.addresses().collect(),
         gateways: gateways.iter().copied().collect(),
     };
     let far_end = PortFarEnd {
+        tap_owner: None,
         name: gateway_port_name(&outside.id),
         mac: MacAddr::for_address(outside.ipv4.addr().into()),
         sandbox: Some(sandbox),

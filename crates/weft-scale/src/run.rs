@@ -69,7 +69,7 @@ pub async fn measure(run: &Run) -> Result<Report> {
         lagging.count()
     })
     .await?;
-    let convergence_s = (begun.elapsed() - oracle).as_secs_f64();
+    let convergence_s = begun.elapsed().saturating_sub(oracle).as_secs_f64();
     let start = look.end()?;
     tracing::info!(convergence_s, "converged");
 

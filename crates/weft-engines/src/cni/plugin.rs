@@ -42,6 +42,7 @@ async fn add(call: &Call, config: &Config, daemon: &impl Daemon) -> Result<Strin
         addresses: config.addresses.clone(),
         mac: config.mac,
         interface: Some(call.interface.clone()),
+        aliases: vec![],
         name: None,
         engine: AttachingEngine::Cni,
         container: Some(container(call, config)),

@@ -119,6 +119,7 @@ async fn setup(netns: &str, call: &wire::Call, daemon: &impl Daemon) -> Result<w
         addresses: options.static_ips.clone().unwrap_or_default(),
         mac: mac.transpose()?,
         interface: Some(options.interface_name.clone()),
+        aliases: vec![],
         name: None,
         engine: AttachingEngine::Podman,
         container: Some(container),

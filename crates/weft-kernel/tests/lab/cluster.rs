@@ -53,8 +53,13 @@ impl Attachment {
     fn desired_port(&self) -> Port {
         let addresses = vec![IpNet::new(self.v4, 24).unwrap(), IpNet::new(self.v6, 64).unwrap()];
         let path = self.namespace.path().display().to_string();
-        let sandbox =
-            FarEndSandbox { path, inode: None, interface: self.interface.clone(), addresses, gateways: vec![] };
+        let sandbox = FarEndSandbox {
+            path,
+            inode: None,
+            interface: self.interface.clone(),
+            addresses,
+            gateways: vec![],
+        };
         let name = self.port.replace("weft-", "weftc");
         let far_end = PortFarEnd { name, mac: self.mac(), sandbox: Some(sandbox), tap_owner: None };
         Port { mtu: self.mtu, up: true, bridged: true, tap: None, far_end: Some(far_end) }

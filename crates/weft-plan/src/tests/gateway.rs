@@ -7,7 +7,7 @@ use weft_model::{Endpoint, HostRoute, Network, Node, PublishedPort, Sandbox, Sna
 fn led_out(n: usize, network: usize, node: usize) -> Endpoint {
     let (path, interface) = (format!("/run/netns/c{n}"), "eth0".to_owned());
     Endpoint {
-        sandbox: Some(Sandbox { path, interface, configured_by_engine: false }),
+        sandbox: Some(Sandbox::namespace(path, interface)),
         outside: Some(outside_of(n, true, 8080)),
         ..endpoint(n, network, node)
     }

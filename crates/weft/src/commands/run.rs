@@ -33,7 +33,7 @@ use std::{
     process::{Command, ExitCode},
     thread,
 };
-use weft_agent::api::{AttachRequest, Client, DetachRequest, ErrorKind};
+use weft_agent::api::{AttachRequest, Client, DetachRequest, ErrorKind, OutsideRequest};
 use weft_kernel::sandbox::{RESOLV_CONF, leave_for_a_new_one};
 
 /// Where the daemon answers questions for names, in every namespace on its networks.
@@ -152,10 +152,11 @@ async fn attach(
             network: network.clone(),
             netns: netns.to_owned(),
             addresses: addresses.remove(network).unwrap_or_default(),
-            mac: None,
-            interface: None,
             name: name.clone(),
             aliases: flags.alias.clone(),
+            // Through the first network that is not internal.
+            outside: Some(OutsideRequest::default()),
+            ..AttachRequest::default()
         };
         client.attach(&request).await?;
         attached.push(network.clone());
@@ -186,7 +187,11 @@ async fn distribute(flags: &RunFlags, client: &Client) -> Result<BTreeMap<String
 async fn detach(networks: &[String], netns: &str, client: &Client) -> Result<(), Failure> {
     let mut outcome = Ok(());
     for network in networks {
-        let request = DetachRequest { network: network.clone(), netns: netns.to_owned() };
+        let request = DetachRequest {
+            network: network.clone(),
+            netns: netns.to_owned(),
+            ..DetachRequest::default()
+        };
         match client.detach(&request).await {
             // The daemon was faster.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
