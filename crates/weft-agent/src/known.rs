@@ -88,9 +88,13 @@ impl Known {
 
     /// Takes over what `listed` says of the cluster; the members of networks stay. Returns whether anything is different.
     pub(crate) fn replace_cluster(&mut self, mut listed: Snapshot) -> bool {
-        listed.take_networks(&mut self.snapshot);
-        let before = std::mem::take(&mut self.snapshot);
+        let mut before = std::mem::take(&mut self.snapshot);
+        // Compared without the members, which are the same in both.
+        let mut members = Snapshot::default();
+        members.take_networks(&mut before);
+        listed.take_networks(&mut Snapshot::default());
         let same = Snapshot { revision: listed.revision, ..before } == listed;
+        listed.take_networks(&mut members);
         self.snapshot = listed;
         !same
     }
