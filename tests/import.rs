@@ -3,8 +3,10 @@
 
 use serde_json::Value;
 use std::{fs, time::Duration};
-use weft_e2e::{Pair, eventually, has_network, lab, only_on, options_with_etcd, refusal, seen, weft_output};
-use weft_lab::{Daemon, EngineVersion, Wire};
+use weft_e2e::{
+    Pair, eventually, has_network, in_container, lab, only_on, options_with_etcd, refusal, seen, weft_output,
+};
+use weft_lab::{Daemon, EngineVersion, Image, Wire};
 
 /// Networks as people make them with Docker's own overlay.
 const NETWORKS: [&[&str]; 3] = [
@@ -84,6 +86,14 @@ fn networks_of_dockers_cluster_store_are_imported_once() {
     for network in NETWORKS {
         pair.a().docker(&[&["network", "create", "--driver", "overlay"], network].concat()).unwrap();
     }
+    // What its containers have is what the imported network gives.
+    let image = Image::Box.name();
+    pair.a()
+        .docker(&["run", "--detach", "--name", "c1", "--net", "full", image, "sleep", "1000000"])
+        .unwrap();
+    let told = in_container(pair.a(), "c1", &["ip", "-o", "link", "show", "eth0"]).unwrap();
+    assert!(told.contains("mtu 1350"), "{told}");
+    pair.a().docker(&["rm", "--force", "c1"]).unwrap();
     is_imported_once(pair.weft_a(), &["docker-classic", "--etcd", &store]);
     let told = refusal(
         &pair.weft_a().output(&["import", "docker-classic", "--etcd", &format!("{store}/x")]).unwrap(),
