@@ -4,6 +4,7 @@
 //! a test's end; when a test fails its evidence is kept (see [`weft_lab::Fixture`]).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
+pub mod cni;
 mod engines;
 pub mod fast_path;
 pub mod gate;

@@ -10,7 +10,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use std::{fs, path::Path};
-use weft_lab::{EngineVersion, Tools};
+use weft_lab::{EngineVersion, PodmanVersion, Tools};
 
 /// How much is wanted.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,8 +56,9 @@ pub const VERIFIER: &str = "verifier";
 /// The runtime below both engines: Debian 13's wants a newer C library than Debian 12 has.
 const RUNTIME: (Suite, &[&str]) = (Suite::Bookworm, &["containerd", "runc", "tini"]);
 
-fn folders() -> [Folder; 7] {
+fn folders() -> [Folder; 10] {
     let engine = |version| format!("docker-{version}");
+    let podman = |version| format!("podman-{version}");
     [
         Folder {
             name: engine(EngineVersion::V20_10),
@@ -67,6 +68,21 @@ fn folders() -> [Folder; 7] {
         Folder {
             name: engine(EngineVersion::V26_1),
             packages: &[(Suite::Trixie, &["docker.io", "docker-cli", "docker-compose"]), RUNTIME],
+            complete: false,
+        },
+        Folder {
+            name: podman(PodmanVersion::V4_3),
+            packages: &[(Suite::Bookworm, &["podman", "netavark", "runc"])],
+            complete: true,
+        },
+        Folder {
+            name: podman(PodmanVersion::V5_4),
+            packages: &[(Suite::Trixie, &["podman", "netavark", "runc"])],
+            complete: true,
+        },
+        Folder {
+            name: "cni".to_owned(),
+            packages: &[(Suite::Bookworm, &["containernetworking-plugins"])],
             complete: false,
         },
         Folder {

@@ -5,7 +5,7 @@
 //! named after the host, by which their processes are found even when no engine is left to tell of them.
 
 use crate::{
-    EngineVersion, Host, Image, LabError, Process, Tools, output,
+    EngineVersion, Host, Image, LabError, Process, Tools, cgroup, output,
     process::{kill_all, pids_where},
     run,
     tools::with_root,
@@ -197,20 +197,7 @@ impl Engine {
                     .is_ok_and(|text| text.split(['\n', ':']).any(|path| is_below(path, &mark)))
             })
         })?;
-        self.remove_cgroups()
-    }
-
-    fn remove_cgroups(&self) -> Result<(), LabError> {
-        let top = Path::new("/sys/fs/cgroup");
-        let mut roots = vec![top.to_owned()];
-        roots.extend(fs::read_dir(top).into_iter().flatten().flatten().map(|entry| entry.path()));
-        for group in roots.iter().map(|root| root.join(self.cgroup())).filter(|group| group.is_dir()) {
-            // A cgroup's last process may still be on its way out.
-            until(&format!("the removal of {}", group.display()), Duration::from_secs(5), || {
-                remove_tree(&group).map_err(|e| e.to_string())
-            })?;
-        }
-        Ok(())
+        cgroup::remove(&self.cgroup())
     }
 
     /// Its API socket.
@@ -239,16 +226,6 @@ impl Engine {
 /// Whether a cgroup's path is `mark` or below it.
 fn is_below(path: &str, mark: &str) -> bool {
     path.strip_prefix(mark).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
-/// Removes a cgroup and those below it. The files in it are the kernel's and go with it.
-fn remove_tree(group: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(group)?.flatten() {
-        if entry.path().is_dir() {
-            remove_tree(&entry.path())?;
-        }
-    }
-    fs::remove_dir(group)
 }
 
 #[cfg(test)]

@@ -34,6 +34,24 @@ impl fmt::Display for EngineVersion {
     }
 }
 
+/// A version of Podman.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PodmanVersion {
+    /// Debian 12's, with CNI plugins; it knows no plugins of netavark's.
+    V4_3,
+    /// Debian 13's, with netavark.
+    V5_4,
+}
+
+impl fmt::Display for PodmanVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4_3 => "4.3",
+            Self::V5_4 => "5.4",
+        })
+    }
+}
+
 /// The folder of the programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tools {
@@ -103,6 +121,20 @@ impl Tools {
             return Err(LabError::Missing { program: "qemu on x86-64".to_owned(), path: program });
         }
         present("qemu", program).map(|_| root)
+    }
+
+    /// The root of a Podman's unpacked packages, complete down to the C library, if they are there.
+    pub fn podman(&self, version: PodmanVersion) -> Result<PathBuf, LabError> {
+        let root = self.dir.join(format!("podman-{version}"));
+        present(&format!("Podman {version}"), root.join("usr/bin/podman"))?;
+        Ok(root)
+    }
+
+    /// The folder of the standard CNI plugins, if they are there.
+    pub fn cni_plugins(&self) -> Result<PathBuf, LabError> {
+        let dir = self.dir.join("cni/usr/lib/cni");
+        present("CNI's portmap", dir.join("portmap"))?;
+        Ok(dir)
     }
 
     /// The root of nginx's unpacked packages, if they are there.

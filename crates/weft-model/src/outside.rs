@@ -1,6 +1,6 @@
 //! A sandbox's way to the world outside of its networks.
 
-use crate::EndpointId;
+use crate::{EndpointId, MacAddr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -29,6 +29,11 @@ pub struct Outside {
 }
 
 impl Outside {
+    /// The interface's Ethernet address.
+    pub fn mac(&self) -> MacAddr {
+        MacAddr::for_address(self.ipv4.addr().into())
+    }
+
     /// Its addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpNet> + use<> {
         [IpNet::V4(self.ipv4)].into_iter().chain(self.ipv6.map(IpNet::V6))

@@ -12,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Outside, Sandbox, gateway_in};
+use weft_model::{Endpoint, EndpointId, Mtu, Outside, Sandbox, gateway_in};
 
 /// The gateway and its ports for these endpoints of this node; nothing where none has a way out. `mtu` is the wire's.
 pub(crate) fn gateway<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, mtu: Mtu) -> BTreeMap<Key, Object> {
@@ -59,10 +59,10 @@ fn port(outside: &Outside, sandbox: &Sandbox, mtu: Mtu) -> GatewayPort {
         gateways: gateways.iter().copied().collect(),
     };
     let far_end = PortFarEnd {
-        tap_owner: None,
         name: gateway_port_name(&outside.id),
-        mac: MacAddr::for_address(outside.ipv4.addr().into()),
+        mac: outside.mac(),
         sandbox: Some(sandbox),
+        tap_owner: None,
     };
     let sandbox = outside.addresses().map(|net| net.addr()).collect();
     GatewayPort { mtu, up: true, gateways, sandbox, far_end: Some(far_end) }

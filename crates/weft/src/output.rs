@@ -197,6 +197,13 @@ pub fn endpoint(view: &EndpointView) -> String {
     } else if let Some(interface) = &view.interface {
         facts.add("interface", format!("{interface} of the host"));
     }
+    if let Some(outside) = &view.outside {
+        let addresses: Vec<_> = outside.addresses().collect();
+        facts.add("way out", format!("{} as {}", list(&addresses), outside.interface));
+        for port in &outside.ports {
+            facts.add("port", port);
+        }
+    }
     facts.text()
 }
 

@@ -1,6 +1,9 @@
 use super::*;
 use weft_agent::api::{EngineStatus, StoreStatus};
-use weft_model::{AddressDriver, Container, MacAddr, Mtu, Network, Revision, Subnet, Vni};
+use weft_model::{
+    AddressDriver, Container, MacAddr, Mtu, Network, Outside, PortProtocol, PublishedPort, Revision, Subnet,
+    Vni,
+};
 
 fn id<T: std::str::FromStr<Err: std::fmt::Debug>>(digit: &str) -> T {
     digit.repeat(64).parse().unwrap()
@@ -179,6 +182,26 @@ sandbox    /var/run/docker/netns/1a2b as eth0
 "
         )
     );
+}
+
+#[test]
+fn a_way_out_is_told_with_its_ports() {
+    let port = PublishedPort {
+        protocol: PortProtocol::Tcp,
+        host_ip: None,
+        host_port: 8080,
+        container_port: 80,
+        count: 1,
+    };
+    let outside = Outside {
+        id: id("e"),
+        interface: "out0".to_owned(),
+        ipv4: "172.16.0.2/20".parse().unwrap(),
+        ipv6: None,
+        ports: vec![port],
+    };
+    let told = endpoint(&EndpointView { outside: Some(outside), ..web() });
+    assert!(told.ends_with("\nway out    172.16.0.2/20 as out0\nport       *:8080->80/tcp\n"), "{told}");
 }
 
 #[test]

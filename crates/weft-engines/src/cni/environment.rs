@@ -1,7 +1,8 @@
 //! The variables of a CNI call (specification 1.1, "Parameters").
 
 use super::error::{BAD_ENVIRONMENT, CniError};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
+use weft_model::MacAddr;
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +34,10 @@ pub struct Call {
     pub interface: String,
     /// The name of the container, or of its pod, as Podman and Kubernetes tell it.
     pub name: Option<String>,
+    /// The address asked for, as Podman tells it.
+    pub ip: Option<IpAddr>,
+    /// The MAC address asked for, as Podman tells it.
+    pub mac: Option<MacAddr>,
 }
 
 impl Call {
@@ -53,12 +58,15 @@ impl Call {
             None if is_needed => Err(bad(format!("{name} is not set"))),
             value => Ok(value.unwrap_or_default()),
         };
+        let mut arguments = arguments(&variable("CNI_ARGS").unwrap_or_default())?;
         let call = Self {
             command,
             container: needed("CNI_CONTAINERID", is_about_one)?,
             netns: needed("CNI_NETNS", matches!(command, Command::Add | Command::Check))?,
             interface: needed("CNI_IFNAME", is_about_one)?,
-            name: arguments(&variable("CNI_ARGS").unwrap_or_default())?.remove("K8S_POD_NAME"),
+            name: arguments.remove("K8S_POD_NAME"),
+            ip: parsed(&arguments, "IP")?,
+            mac: parsed(&arguments, "MAC")?,
         };
         if is_about_one && !is_container_id(&call.container) {
             return Err(bad(format!("CNI_CONTAINERID {:?} is not a container's id", call.container)));
@@ -82,6 +90,11 @@ fn arguments(text: &str) -> Result<BTreeMap<String, String>, CniError> {
         Ok((key.to_owned(), value.to_owned()))
     });
     pairs.collect()
+}
+
+fn parsed<T: FromStr>(arguments: &BTreeMap<String, String>, name: &str) -> Result<Option<T>, CniError> {
+    let wrong = |text: &String| bad(format!("CNI_ARGS: {name}={text} makes no sense"));
+    arguments.get(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
 }
 
 /// Letters, digits, and behind the first also `_`, `.`, `-`.
@@ -109,7 +122,7 @@ mod tests {
         ("CNI_CONTAINERID", "c1"),
         ("CNI_NETNS", "/run/netns/c1"),
         ("CNI_IFNAME", "eth0"),
-        ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web"),
+        ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=web;IP=10.9.0.7;MAC=02:00:00:00:00:07"),
     ];
 
     /// The variables, but for one that is something else.
@@ -126,7 +139,9 @@ mod tests {
     fn a_call_is_read_from_its_variables() {
         let call = with("", "").unwrap();
         assert_eq!((call.command, call.name.as_deref()), (Command::Add, Some("web")));
-        let no_namespace = Call { command: Command::Del, netns: String::new(), name: None, ..call };
+        assert_eq!(call.ip, Some([10, 9, 0, 7].into()));
+        let (name, ip, mac) = (None, None, None);
+        let no_namespace = Call { command: Command::Del, netns: String::new(), name, ip, mac, ..call };
         let variables = [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth0")];
         let of = |asked: &str| variables.iter().find(|(n, _)| *n == asked).map(|(_, v)| (*v).to_owned());
         assert_eq!(Call::of(of).unwrap(), no_namespace, "the namespace of a container that ends may be gone");
@@ -143,6 +158,7 @@ mod tests {
             ("CNI_IFNAME", "", "CNI_IFNAME is not set"),
             ("CNI_IFNAME", "an-interface-name", "CNI_IFNAME \"an-interface-name\" is not"),
             ("CNI_IFNAME", "a/b", "CNI_IFNAME \"a/b\" is not"),
+            ("CNI_ARGS", "IP=10.9", "CNI_ARGS: IP=10.9 makes no sense"),
             ("CNI_ARGS", "nonsense", "CNI_ARGS: \"nonsense\" is not KEY=VALUE"),
         ] {
             let error = with(name, value).unwrap_err();

@@ -33,7 +33,9 @@ pub fn main() -> ExitCode {
     };
     match outcome {
         Ok(answer) => {
-            answer.iter().for_each(|answer| println!("{answer}"));
+            if let Some(answer) = answer {
+                println!("{answer}");
+            }
             ExitCode::SUCCESS
         }
         Err(error) => {

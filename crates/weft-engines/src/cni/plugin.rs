@@ -39,8 +39,11 @@ async fn add(call: &Call, config: &Config, daemon: &impl Daemon) -> Result<Strin
     let request = AttachRequest {
         network: config.network.clone(),
         netns: call.netns.clone(),
-        addresses: config.addresses.clone(),
-        mac: config.mac,
+        addresses: match (&config.addresses[..], call.ip) {
+            ([], Some(ip)) => vec![ip],
+            (asked, _) => asked.to_vec(),
+        },
+        mac: config.mac.or(call.mac),
         interface: Some(call.interface.clone()),
         aliases: vec![],
         name: None,

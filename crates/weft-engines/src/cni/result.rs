@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weft_agent::api::EndpointView;
-use weft_model::{Outside, gateway_in};
+use weft_model::{MacAddr, Outside, gateway_in};
 
 /// The result of ADD, without its version.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,7 +15,7 @@ pub struct Answer {
     /// The interfaces that were made.
     pub interfaces: Vec<Interface>,
     /// The addresses that were given.
-    pub ips: Vec<Address>,
+    pub ips: Vec<Ip>,
     /// The routes that were made.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
@@ -41,7 +41,7 @@ pub struct Interface {
 
 /// An address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Address {
+pub struct Ip {
     /// With its prefix length.
     pub address: IpNet,
     /// Where its default route leads.
@@ -91,18 +91,18 @@ impl Answer {
     pub fn of(endpoint: &EndpointView, config: &Config) -> Self {
         let mut answer = config.previous.clone().unwrap_or_default();
         let first = answer.interfaces.len();
-        let interface = |name: &str, mac: Option<String>| Interface {
+        let interface = |name: &str, mac: MacAddr| Interface {
             name: name.to_owned(),
-            mac,
+            mac: Some(mac.to_string()),
             sandbox: endpoint.sandbox.clone(),
             more: Map::new(),
         };
         let name = endpoint.interface.clone().unwrap_or_default();
-        answer.interfaces.push(interface(&name, Some(endpoint.mac.to_string())));
+        answer.interfaces.push(interface(&name, endpoint.mac));
         let own = endpoint.addresses.iter().map(|net| address(*net, None, Some(first), config.version));
-        let mut ips: Vec<Address> = own.collect();
+        let mut ips: Vec<Ip> = own.collect();
         if let Some(outside) = &endpoint.outside {
-            answer.interfaces.push(interface(&outside.interface, None));
+            answer.interfaces.push(interface(&outside.interface, outside.mac()));
             // portmap leads ports to the first address that is not known to be another interface's.
             let index = (!config.portmap).then_some(first + 1);
             let ways =
@@ -150,10 +150,10 @@ impl Dns {
     }
 }
 
-fn address(net: IpNet, gateway: Option<IpAddr>, interface: Option<usize>, version: Version) -> Address {
+fn address(net: IpNet, gateway: Option<IpAddr>, interface: Option<usize>, version: Version) -> Ip {
     let number = if net.addr().is_ipv4() { "4" } else { "6" };
     let version = version.has_ip_versions().then(|| number.to_owned());
-    Address { address: net, gateway, interface, version }
+    Ip { address: net, gateway, interface, version }
 }
 
 fn default_routes(outside: &Outside) -> impl Iterator<Item = Route> {

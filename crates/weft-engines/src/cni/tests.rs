@@ -1,4 +1,5 @@
 //! CNI's commands, against a daemon that only notes what it is asked.
+#![allow(clippy::needless_pass_by_value)] // What is handed over is written down at the call.
 
 use super::{config::Config, environment::Call, error::*, plugin::run};
 use crate::fake_daemon::FakeDaemon;
@@ -36,7 +37,7 @@ async fn add_answers_with_both_interfaces_the_default_route_and_the_name_server(
         "cniVersion": "1.1.0",
         "interfaces": [
             { "name": "eth0", "mac": "02:42:0a:09:00:02", "sandbox": "/run/netns/c1" },
-            { "name": "out0", "sandbox": "/run/netns/c1" },
+            { "name": "out0", "mac": "02:42:ac:10:00:02", "sandbox": "/run/netns/c1" },
         ],
         "ips": [
             { "address": "10.9.0.2/24", "interface": 0 },
@@ -134,9 +135,8 @@ async fn gc_removes_what_is_not_named_and_leaves_other_hosts_alone() {
     }
     let valid = json!({ "cni.dev/valid-attachments": [{ "containerID": "stays", "ifname": "eth0" }] });
     done("GC", valid.clone(), &daemon).await.unwrap();
-    let detached = daemon.detached.borrow();
-    let removed: Vec<_> = detached.iter().map(|asked| asked.container.as_deref()).collect();
-    assert_eq!(removed, [Some("goes")]);
+    let removed: Vec<_> = daemon.detached.borrow().iter().map(|asked| asked.container.clone()).collect();
+    assert_eq!(removed, [Some("goes".to_owned())]);
     done("GC", valid, &FakeDaemon::new(false)).await.unwrap();
 }
 

@@ -8,7 +8,7 @@ use crate::daemon::Daemon;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use weft_agent::api::{ErrorKind, NetworkSpec, NetworkView};
-use weft_model::{Mtu, Subnet, Vni};
+use weft_model::{Mtu, Subnet, Vni, gateway_in};
 
 /// The driver option that asks for an MTU; Podman's own drivers have the same.
 const MTU: &str = "mtu";
@@ -62,7 +62,12 @@ fn spec(network: &wire::Network) -> Result<NetworkSpec, PluginError> {
     }
     Ok(NetworkSpec {
         name: Some(reference(network).parse().map_err(|e| wrong("the network's name", &e))?),
-        subnets: network.subnets.iter().flatten().map(subnet).collect::<Result<_, _>>()?,
+        subnets: network
+            .subnets
+            .iter()
+            .flatten()
+            .map(|s| subnet(s, network.internal))
+            .collect::<Result<_, _>>()?,
         ipv6: network.ipv6_enabled,
         vni: vni.transpose()?,
         mtu: mtu.transpose()?,
@@ -72,9 +77,11 @@ fn spec(network: &wire::Network) -> Result<NetworkSpec, PluginError> {
     })
 }
 
-fn subnet(subnet: &wire::Subnet) -> Result<Subnet, PluginError> {
+/// Podman notes the first address of a subnet as the gateway's, unless the network is internal: then no container is to have it.
+fn subnet(subnet: &wire::Pool, internal: bool) -> Result<Subnet, PluginError> {
+    let gateway = subnet.gateway.or_else(|| (!internal).then(|| gateway_in(subnet.subnet)));
     let range = subnet.lease_range.as_ref().map(|range| range_of(subnet.subnet, range)).transpose()?;
-    Ok(Subnet { gateway: subnet.gateway, range: range.flatten(), ..Subnet::new(subnet.subnet) })
+    Ok(Subnet { gateway, range: range.flatten(), ..Subnet::new(subnet.subnet) })
 }
 
 /// The prefix that a range is.
@@ -132,7 +139,7 @@ fn joined(
         return Err(differs("VNI", &is.vni.to_string()));
     }
     let subnets = is.subnets.iter();
-    let subnets = subnets.map(|s| wire::Subnet { subnet: s.net, gateway: s.gateway, lease_range: None });
+    let subnets = subnets.map(|s| wire::Pool { subnet: s.net, gateway: s.gateway, lease_range: None });
     let (key, value) = ADDRESSES;
     Ok(wire::Network {
         subnets: Some(subnets.collect()),

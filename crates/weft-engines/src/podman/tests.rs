@@ -1,4 +1,5 @@
 //! netavark's calls, against a daemon that only notes what it is asked.
+#![allow(clippy::needless_pass_by_value)] // What is handed over is written down at the call.
 
 use super::{PluginError, answer, run};
 use crate::fake_daemon::{FakeDaemon, network_of};
@@ -42,7 +43,7 @@ fn info_tells_the_versions() {
 async fn a_network_that_the_cluster_lacks_is_made() {
     let daemon = FakeDaemon::new(false);
     let asked = json!({
-        "subnets": [{ "subnet": "10.9.0.0/24", "gateway": "10.9.0.1",
+        "subnets": [{ "subnet": "10.9.0.0/24",
             "lease_range": { "start_ip": "10.9.0.129", "end_ip": "10.9.0.254" } }],
         "options": { "mtu": "1400", "weft.vni": "5000" },
     });
@@ -50,6 +51,7 @@ async fn a_network_that_the_cluster_lacks_is_made() {
     assert_eq!((&made["ipam_options"]["driver"], &made["dns_enabled"]), (&json!("weft"), &json!(false)));
     assert_eq!((&made["id"], &made["created"]), (&json!(ID), &json!("2026-11-30T00:00:00Z")), "they stay");
     let spec = daemon.created.borrow()[0].clone();
+    assert_eq!(spec.subnets[0].gateway.unwrap().to_string(), "10.9.0.1");
     assert_eq!(spec.subnets[0].range.unwrap().to_string(), "10.9.0.128/25");
     assert_eq!((spec.mtu.unwrap().get(), spec.vni.unwrap().get()), (1400, 5000));
 }

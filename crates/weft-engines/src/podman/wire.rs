@@ -17,7 +17,7 @@ pub struct Network {
     pub driver: String,
     /// Its subnets.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub subnets: Option<Vec<Subnet>>,
+    pub subnets: Option<Vec<Pool>>,
     /// Whether it has IPv6.
     pub ipv6_enabled: bool,
     /// Whether it has no way out.
@@ -40,7 +40,7 @@ pub struct Network {
 
 /// A subnet of a network.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Subnet {
+pub struct Pool {
     /// The prefix.
     pub subnet: IpNet,
     /// The gateway's address.

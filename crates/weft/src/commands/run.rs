@@ -187,11 +187,8 @@ async fn distribute(flags: &RunFlags, client: &Client) -> Result<BTreeMap<String
 async fn detach(networks: &[String], netns: &str, client: &Client) -> Result<(), Failure> {
     let mut outcome = Ok(());
     for network in networks {
-        let request = DetachRequest {
-            network: network.clone(),
-            netns: netns.to_owned(),
-            ..DetachRequest::default()
-        };
+        let request =
+            DetachRequest { network: network.clone(), netns: netns.to_owned(), ..DetachRequest::default() };
         match client.detach(&request).await {
             // The daemon was faster.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
