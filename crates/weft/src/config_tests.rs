@@ -60,7 +60,7 @@ const SETTINGS: &[Setting] = &[
     ("run-dir", "/a", "/b", |c| c.agent.run_dir.display().to_string()),
     ("overlay-netns", "a", "b", |c| c.agent.overlay_netns.clone()),
     ("datapath", "ebpf", "kernel", |c| format!("{:?}", c.agent.datapath).to_lowercase()),
-    ("gateway-subnet", "172.30.0.0/20", "172.30.16.0/20", |c| format!("{:?}", c.agent.gateway_subnet)),
+    ("gateway-subnet", "172.30.0.0/20", "172.30.16.0/20", |c| c.agent.gateway_subnet.unwrap().to_string()),
     ("vxlan-port", "1", "2", |c| c.agent.vxlan_port.to_string()),
     ("vni-range", "5000-5001", "6000-6001", |c| c.agent.vni_range.to_string()),
     ("dns-domain", "a.b", "c", |c| c.agent.dns_domain.as_ref().unwrap().to_string()),
