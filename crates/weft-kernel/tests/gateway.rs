@@ -72,6 +72,7 @@ impl World {
         for (number, sandbox) in (2u8..).zip(&self.sandboxes) {
             let name = format!("weftg000000000{number}");
             let sandbox = FarEndSandbox {
+                inode: None,
                 path: sandbox.path().display().to_string(),
                 interface: "eth0".to_owned(),
                 addresses: [format!("10.213.0.{number}/20"), format!("fd13::{number}/64")]
@@ -81,7 +82,8 @@ impl World {
             };
             let own = sandbox.addresses.iter().map(|net| net.addr()).collect();
             let mac = MacAddr::for_address(IpAddr::from([10, 213, 0, number]));
-            let far_end = Some(PortFarEnd { name: name.clone(), mac, sandbox: Some(sandbox) });
+            let far_end =
+                Some(PortFarEnd { name: name.clone(), mac, sandbox: Some(sandbox), tap_owner: None });
             let port = GatewayPort { mtu, up: true, gateways: gateways.clone(), sandbox: own, far_end };
             state.insert(Key::GatewayPort(name), Object::GatewayPort(port));
         }
