@@ -49,7 +49,7 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Resu
     if has_lost_its_far_end(host, want)? {
         host.overlay.delete_device(name)?;
     }
-    ensure_pair(&mut host.overlay, &host.underlay_namespace, name, want.far_end.as_ref(), &settings)?;
+    ensure_pair(&mut host.overlay, &host.underlay_namespace, name, want.far_end.as_deref(), &settings)?;
     settle_tap(host, vni, name, want)
 }
 

@@ -82,8 +82,12 @@ impl World {
             };
             let own = sandbox.addresses.iter().map(|net| net.addr()).collect();
             let mac = MacAddr::for_address(IpAddr::from([10, 213, 0, number]));
-            let far_end =
-                Some(PortFarEnd { name: name.clone(), mac, sandbox: Some(sandbox), tap_owner: None });
+            let far_end = Some(Box::new(PortFarEnd {
+                name: name.clone(),
+                mac,
+                sandbox: Some(sandbox),
+                tap_owner: None,
+            }));
             let port = GatewayPort { mtu, up: true, gateways: gateways.clone(), sandbox: own, far_end };
             state.insert(Key::GatewayPort(name), Object::GatewayPort(port));
         }

@@ -54,7 +54,7 @@ async fn a_sandbox_that_is_not_there_leaves_nothing_behind() {
     assert_eq!(a.linux.apply(&bridge).await, [Ok(())]);
     let (key, mut port) = port_of(&desired);
     for path in ["/run/netns/no-such-sandbox", "/etc/hostname"] {
-        if let Some(PortFarEnd { sandbox: Some(sandbox), .. }) = &mut port.far_end {
+        if let Some(PortFarEnd { sandbox: Some(sandbox), .. }) = port.far_end.as_deref_mut() {
             path.clone_into(&mut sandbox.path);
         }
         let outcome = a.linux.apply(&[Op::Create(key.clone(), Object::Port(port.clone()))]).await;
@@ -63,7 +63,7 @@ async fn a_sandbox_that_is_not_there_leaves_nothing_behind() {
     }
     // An address that the sandbox's kernel refuses: the pair was made already, and goes again.
     let (_, mut port) = port_of(&desired);
-    if let Some(PortFarEnd { sandbox: Some(sandbox), .. }) = &mut port.far_end {
+    if let Some(PortFarEnd { sandbox: Some(sandbox), .. }) = port.far_end.as_deref_mut() {
         sandbox.addresses.push("ff02::1/64".parse().unwrap());
     }
     let outcome = a.linux.apply(&[Op::Create(key, Object::Port(port))]).await;
@@ -82,9 +82,9 @@ async fn a_far_end_waits_in_the_hosts_namespace_for_an_engine() {
     let (a, b) = two_hosts(false);
     let mut desired = a.desired(&b, Vni::new(4100).unwrap());
     let (key, mut port) = port_of(&desired);
-    let far_end = PortFarEnd { sandbox: None, ..port.far_end.clone().unwrap() };
+    let far_end = PortFarEnd { sandbox: None, ..*port.far_end.clone().unwrap() };
     let name = far_end.name.clone();
-    port.far_end = Some(far_end);
+    port.far_end = Some(Box::new(far_end));
     desired.insert(key.clone(), Object::Port(port.clone()));
     a.reconcile(&desired).await;
     let exists = || a.netns.namespace.run(|| sandbox::far_end_exists_in_host(&name)).unwrap().unwrap();

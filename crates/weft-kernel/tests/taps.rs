@@ -15,7 +15,7 @@ fn with_tap(a: &Host, b: &Host, tap: &str) -> HostState {
     for object in desired.values_mut() {
         if let Object::Port(Port { tap: joined, far_end: Some(far_end), .. }) = object {
             *joined = Some(tap.to_owned());
-            *far_end = PortFarEnd { sandbox: None, ..far_end.clone() };
+            far_end.sandbox = None;
         }
     }
     desired

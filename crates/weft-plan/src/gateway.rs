@@ -65,5 +65,5 @@ fn port(outside: &Outside, sandbox: &Sandbox, mtu: Mtu) -> GatewayPort {
         tap_owner: None,
     };
     let sandbox = outside.addresses().map(|net| net.addr()).collect();
-    GatewayPort { mtu, up: true, gateways, sandbox, far_end: Some(far_end) }
+    GatewayPort { mtu, up: true, gateways, sandbox, far_end: Some(Box::new(far_end)) }
 }

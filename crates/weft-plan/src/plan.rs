@@ -174,6 +174,6 @@ fn local_port(segment: Segment, id: &EndpointId, endpoint: &Endpoint) -> Port {
         up: true,
         bridged: true,
         tap: joined.map(|(sandbox, _)| sandbox.interface.clone()),
-        far_end: Some(PortFarEnd { name: far_end_name(id), mac: endpoint.mac, sandbox, tap_owner }),
+        far_end: Some(Box::new(PortFarEnd { name: far_end_name(id), mac: endpoint.mac, sandbox, tap_owner })),
     }
 }

@@ -159,7 +159,7 @@ pub struct Port {
     pub tap: Option<String>,
     /// What to do with the other end when the pair has to be made. `None` in what was observed, and without
     /// part in comparisons: whether the other end is right is the sandbox's affair.
-    pub far_end: Option<PortFarEnd>,
+    pub far_end: Option<Box<PortFarEnd>>,
 }
 
 /// The other end of a veth pair, at its creation.
@@ -232,7 +232,7 @@ pub struct GatewayPort {
     /// The sandbox's addresses, to which the host's routes lead through it.
     pub sandbox: BTreeSet<IpAddr>,
     /// As [`Port::far_end`].
-    pub far_end: Option<PortFarEnd>,
+    pub far_end: Option<Box<PortFarEnd>>,
 }
 
 /// Ports of the host that lead into a sandbox.

@@ -57,7 +57,7 @@ pub(crate) fn ensure(host: &mut Host, name: &str, want: &GatewayPort) -> Result<
     // Up only when it is set: what IPv6 does with a device that comes up is decided then.
     let was_up = host.underlay.device(name)?.is_some_and(|device| device.up);
     let with = |up| Settings { mac: None, mtu: want.mtu, up, group: None, bridge: Bridging::Detached };
-    let far_end = want.far_end.as_ref();
+    let far_end = want.far_end.as_deref();
     ensure_pair(&mut host.underlay, &host.underlay_namespace, name, far_end, &with(was_up))?;
     let settings = settings(name, &want.sandbox);
     host.underlay_namespace.run(|| set(&settings))??;

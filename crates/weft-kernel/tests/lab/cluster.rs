@@ -62,7 +62,7 @@ impl Attachment {
         };
         let name = self.port.replace("weft-", "weftc");
         let far_end = PortFarEnd { name, mac: self.mac(), sandbox: Some(sandbox), tap_owner: None };
-        Port { mtu: self.mtu, up: true, bridged: true, tap: None, far_end: Some(far_end) }
+        Port { mtu: self.mtu, up: true, bridged: true, tap: None, far_end: Some(Box::new(far_end)) }
     }
 }
 

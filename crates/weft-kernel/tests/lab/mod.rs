@@ -149,7 +149,7 @@ impl Container {
         };
         let name = self.port.replace("weft-", "weftc");
         let far_end = PortFarEnd { name, mac: self.mac, sandbox: Some(sandbox), tap_owner: None };
-        Port { mtu, up: true, bridged: true, tap: None, far_end: Some(far_end) }
+        Port { mtu, up: true, bridged: true, tap: None, far_end: Some(Box::new(far_end)) }
     }
 }
 

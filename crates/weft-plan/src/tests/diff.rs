@@ -24,11 +24,8 @@ fn any_port(
     let mostly = prop::bool::weighted(0.8);
     let tap = prop::option::weighted(0.3, prop::sample::select(vec!["tap0", "tap1"]));
     (vni, 1..4u8, mtu, mostly, mostly, tap, any::<bool>()).prop_map(|(vni, n, mtu, up, bridged, tap, far)| {
-        let far_end = far.then(|| PortFarEnd {
-            name: "weftc1".to_owned(),
-            mac: mac(n),
-            sandbox: None,
-            tap_owner: None,
+        let far_end = far.then(|| {
+            Box::new(PortFarEnd { name: "weftc1".to_owned(), mac: mac(n), sandbox: None, tap_owner: None })
         });
         let tap = tap.map(str::to_owned);
         (Key::Port(vni, port_of(n)), Object::Port(Port { mtu, up, bridged, tap, far_end }))

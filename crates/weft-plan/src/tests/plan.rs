@@ -50,12 +50,12 @@ fn one_endpoint_here_and_one_there_make_exactly_this_state() {
                 up: true,
                 bridged: true,
                 tap: None,
-                far_end: Some(PortFarEnd {
+                far_end: Some(Box::new(PortFarEnd {
                     name: "weftc0000000002".to_owned(),
                     mac: here.mac,
                     sandbox: None,
                     tap_owner: None,
-                }),
+                })),
             }),
         ),
         (Key::Flood(vni, ip("192.0.2.2")), Object::Flood),
