@@ -6,10 +6,11 @@
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 use weft_e2e::{
+    Pair, address,
     cni::{Runtime, plugins},
     devices, eventually, lab, one_more, only_on, options, ping, seen,
 };
-use weft_lab::{Container, Containerd, Daemon, Fixture, LabOptions, Tools, cannot_run};
+use weft_lab::{Container, Containerd, Daemon, EngineVersion, Fixture, LabOptions, Tools, cannot_run};
 
 fn cni_lab(name: &str) -> Option<Fixture> {
     if let Err(missing) = Tools::from_env().cni_plugins() {
@@ -171,5 +172,38 @@ fn containerd_starts_containers_that_meet_across_hosts() {
     eventually("the end of its endpoint", Duration::from_secs(10), || {
         let left = endpoints(&lab.daemons[0]).len();
         seen(left == 1, left)
+    });
+}
+
+#[test]
+fn beside_docker_they_share_its_networks_and_reach_out_as_well() {
+    if !only_on("ebpf") {
+        return;
+    }
+    let Some(mut pair) = Pair::up("cnid", EngineVersion::V26_1) else { return };
+    // As on a host where Docker was the first to want forwarding.
+    let host = pair.hosts[0].clone();
+    let rules = host.run(&["iptables", "-S", "FORWARD"]).unwrap();
+    assert!(rules.contains("-P FORWARD DROP"), "{rules}");
+    pair.b().docker(&["network", "create", "-d", "weft", "--subnet", "10.9.0.0/24", "blue"]).unwrap();
+    pair.b().docker(&["run", "-d", "--name", "web", "--network", "blue", "box", "sleep", "600"]).unwrap();
+    let web = address(pair.b(), "web", "blue");
+    let runtime = Runtime::new(&pair, 0, "blue", &json!({ "capabilities": { "portMappings": true } }), &[]);
+    let (container, id) = sandbox(&mut pair, "h1", 1);
+    let asked = json!({ "portMappings": [{ "hostPort": 8083, "containerPort": 80, "protocol": "tcp" }] });
+    let result = runtime.add(&id, &asked).unwrap();
+    serve(&container, "80");
+    eventually("Docker's container", Duration::from_secs(5), || ping(&container, &web));
+    let (here, there) = (host.address.to_string(), pair.hosts[1].clone());
+    eventually("the world outside", Duration::from_secs(10), || ping(&container, &there.address.to_string()));
+    eventually("the published port", Duration::from_secs(5), || hear(&there.namespace, &here, "8083"));
+    // Docker finds its own chains as it left them.
+    pair.a()
+        .docker(&["run", "--rm", "box", "ping", "-c", "1", "-W", "2", &there.address.to_string()])
+        .unwrap();
+    runtime.all("DEL", &id, &asked, Some(&result)).unwrap();
+    eventually("the rules as they were", Duration::from_secs(5), || {
+        let now = host.run(&["iptables", "-S", "FORWARD"]).unwrap();
+        seen(!now.contains("weftg"), now)
     });
 }
