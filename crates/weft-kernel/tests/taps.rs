@@ -7,7 +7,7 @@ use lab::{Host, can_run, run, two_hosts};
 use std::path::Path;
 use weft_kernel::sandbox;
 use weft_model::Vni;
-use weft_plan::{HostState, Key, Object, Op, Port, PortFarEnd, diff};
+use weft_plan::{HostState, Key, Object, Op, Port, diff};
 
 /// What a host should have with a tap in the place of its container.
 fn with_tap(a: &Host, b: &Host, tap: &str) -> HostState {
