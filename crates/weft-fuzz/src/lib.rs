@@ -13,6 +13,7 @@ mod command_line;
 mod config_file;
 mod consul;
 mod discovery;
+mod dns;
 mod docker_api;
 mod join_token;
 mod kept_snapshot;
@@ -30,7 +31,7 @@ mod vxlan;
 pub type Check = fn(&[u8]);
 
 /// All of them, each under its target's name.
-pub const TARGETS: [(&str, Check); 18] = [
+pub const TARGETS: [(&str, Check); 19] = [
     ("api", api::check),
     ("arp", arp::check),
     ("changes", changes::check),
@@ -38,6 +39,7 @@ pub const TARGETS: [(&str, Check); 18] = [
     ("config_file", config_file::check),
     ("consul", consul::check),
     ("discovery", discovery::check),
+    ("dns", dns::check),
     ("docker_api", docker_api::check),
     ("join_token", join_token::check),
     ("kept_snapshot", kept_snapshot::check),
