@@ -465,12 +465,14 @@ mod tests {
         assert!(view.take_news(|_, news| news.all).unwrap(), "the first look is at everything");
         assert!(view.take_news(|_, _| ()).is_none());
 
-        let bad = view.apply(&Scope::Cluster, &batch(7, schema::alive_key(&this), Some(b"1")));
+        let other = crate::tests::cluster::node(2);
+        let record = encode(&other);
+        let bad = view.apply(&Scope::Cluster, &batch(7, schema::node_key(&other.id), Some(&record)));
         assert!(bad.is_empty());
         view.news().await;
         let (revision, touched) = view.take_news(|s, news| (s.revision, news.touched)).unwrap();
         assert_eq!(revision, Revision(7));
-        assert_eq!(touched.into_iter().collect::<Vec<_>>(), [Touched::Node(this)]);
+        assert_eq!(touched.into_iter().collect::<Vec<_>>(), [Touched::Node(other.id)]);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct BadRecord {
 /// Which object a change was about: what has to be planned again.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Touched {
-    /// A node's record or its liveness.
+    /// A node's record.
     Node(NodeId),
     /// A network.
     Network(NetworkId),
@@ -105,8 +105,9 @@ impl Snapshot {
             }
             "alive" => {
                 let id: NodeId = parse(name).map_err(bad)?;
-                put(&mut self.alive, id.clone(), value).map_err(bad)?;
-                Ok(Touched::Node(id))
+                put(&mut self.alive, id, value).map_err(bad)?;
+                // A lease withdraws nothing: where many hosts start, half of what is heard needs no planning.
+                Ok(Touched::Other)
             }
             "networks" => {
                 let id: NetworkId = parse(name).map_err(bad)?;
