@@ -72,6 +72,7 @@ const fn store(name: &'static str, target: &'static str, limit: u64) -> Step {
 /// All of it, the quick ones first. A file of tests with a long form that is missing here fails a test below.
 const STEPS: &[Step] = &[
     hosts("host returns as another one", "host_returns", EITHER, 10),
+    hosts("container started, by engine", "start_up", EITHER, 15),
     hosts("wall clock jumped", "clock_jumps", EITHER, 10),
     hosts("disk full", "disk_full", EITHER, 10),
     hosts("host dead for good", "garbage", EITHER, 10),
