@@ -49,8 +49,14 @@ pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Resu
     if has_lost_its_far_end(host, want)? {
         host.overlay.delete_device(name)?;
     }
+    let was_there = host.overlay.device(name)?.is_some();
     ensure_pair(&mut host.overlay, &host.underlay_namespace, name, want.far_end.as_deref(), &settings)?;
-    settle_tap(host, vni, name, want)
+    let outcome = settle_tap(host, vni, name, want);
+    if outcome.is_err() && !was_there {
+        // A pair without its tap is of no use to anybody.
+        host.overlay.delete_device(name)?;
+    }
+    outcome
 }
 
 /// Makes the pair whose near end is in the namespace of `near`, or changes that end.
