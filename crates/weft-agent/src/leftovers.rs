@@ -28,9 +28,8 @@ pub(crate) async fn run(agent: Agent, shutdown: CancellationToken) {
 
 /// This node's attached namespaces that do not exist any more: after a reboot no engine tells of them.
 fn orphans(agent: &Agent) -> BTreeSet<(NetworkId, EndpointId)> {
-    agent.read(|s| {
-        let ours =
-            s.all_endpoints().filter(|e| e.node == *agent.node() && ATTACHING.contains(&e.engine.as_str()));
+    agent.0.view.look_up(|known| {
+        let ours = known.own().filter(|e| ATTACHING.contains(&e.engine.as_str()));
         let gone = ours.filter(|e| e.sandbox.as_ref().is_some_and(is_gone));
         gone.map(|e| (e.network.clone(), e.id.clone())).collect()
     })

@@ -3,9 +3,9 @@
 //! A sandbox has one at most. The first of its endpoints on a network that is not internal gets it; when that one is
 //! removed, another takes it over with its devices and ports.
 
-use crate::{Agent, AgentError, EndpointSpec, api::OutsideRequest};
+use crate::{Agent, AgentError, EndpointSpec, api::OutsideRequest, known::Known};
 use weft_kernel::sandbox;
-use weft_model::{Endpoint, Network, Outside, PublishedPort, Snapshot, encode, schema};
+use weft_model::{Endpoint, Network, Outside, PublishedPort, encode, schema};
 use weft_plan::choose_outside;
 use weft_store::Txn;
 
@@ -29,36 +29,17 @@ impl Agent {
             )));
         }
         let interface = sandbox::first_free_interface(&place.path, INTERFACES)?;
-        self.read(|s| {
-            let mut carriers = self.carriers(s);
-            if carriers.any(|e| e.sandbox.as_ref().is_some_and(|there| there.path == place.path)) {
+        self.0.view.look_up(|known| {
+            if carriers(known).any(|e| e.sandbox.as_ref().is_some_and(|there| there.path == place.path)) {
                 return Ok(None);
             }
-            if let Some((port, holder)) = self.published_already(s, &request.ports) {
+            if let Some((port, holder)) = published_already(known, &request.ports) {
                 return Err(AgentError::PortTaken { port: port.to_string(), holder });
             }
             let configured = self.0.options.gateway_subnet;
-            let (ipv4, ipv6) = choose_outside(s, self.node(), network, configured)
+            let (ipv4, ipv6) = choose_outside(known.snapshot(), self.node(), network, configured)
                 .ok_or_else(|| AgentError::NoGatewaySubnet(network.display_name().to_owned()))?;
             Ok(Some(Outside { id: spec.id.clone(), interface, ipv4, ipv6, ports: request.ports }))
-        })
-    }
-
-    /// This node's endpoints that carry a way out.
-    fn carriers<'s>(&self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Endpoint> + use<'s> {
-        let node = self.node().clone();
-        snapshot.all_endpoints().filter(move |e| e.node == node && e.outside.is_some())
-    }
-
-    fn published_already(
-        &self,
-        snapshot: &Snapshot,
-        wanted: &[PublishedPort],
-    ) -> Option<(PublishedPort, String)> {
-        self.carriers(snapshot).find_map(|endpoint| {
-            let theirs = &endpoint.outside.as_ref()?.ports;
-            let taken = wanted.iter().find(|port| theirs.iter().any(|other| port.collides(other)))?;
-            Some((taken.clone(), endpoint.display_name().to_owned()))
         })
     }
 
@@ -69,13 +50,12 @@ impl Agent {
         endpoint: &Endpoint,
     ) -> Result<Txn, AgentError> {
         let (Some(outside), Some(place)) = (&endpoint.outside, &endpoint.sandbox) else { return Ok(txn) };
-        let heir = self.read(|s| {
-            let mut heirs = s.all_endpoints().filter(|e| {
-                e.node == *self.node()
-                    && e.id != endpoint.id
+        let heir = self.0.view.look_up(|known| {
+            let mut heirs = known.own().filter(|e| {
+                e.id != endpoint.id
                     && e.outside.is_none()
                     && e.sandbox.as_ref().is_some_and(|there| there.path == place.path)
-                    && s.networks.get(&e.network).is_some_and(|network| !network.internal)
+                    && known.snapshot().networks.get(&e.network).is_some_and(|network| !network.internal)
             });
             heirs.next().map(schema::key_of_endpoint)
         });
@@ -85,4 +65,17 @@ impl Agent {
         let heir = Endpoint { outside: Some(outside.clone()), ..heir };
         Ok(txn.unchanged(&key, record.modified).put(&key, encode(&heir)))
     }
+}
+
+/// This node's endpoints that carry a way out.
+fn carriers(known: &Known) -> impl Iterator<Item = &Endpoint> {
+    known.own().filter(|e| e.outside.is_some())
+}
+
+fn published_already(known: &Known, wanted: &[PublishedPort]) -> Option<(PublishedPort, String)> {
+    carriers(known).find_map(|endpoint| {
+        let theirs = &endpoint.outside.as_ref()?.ports;
+        let taken = wanted.iter().find(|port| theirs.iter().any(|other| port.collides(other)))?;
+        Some((taken.clone(), endpoint.display_name().to_owned()))
+    })
 }

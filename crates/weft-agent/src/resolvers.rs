@@ -146,12 +146,7 @@ impl Running {
         domain: &Domain,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self, KernelError> {
-        if place.inode.is_some_and(|inode| Namespace::open(path).and_then(|n| n.inode()).ok() != Some(inode))
-        {
-            let reason = "this is another namespace by now".to_owned();
-            return Err(KernelError::Namespace { path: path.to_owned(), reason });
-        }
-        let resolver::Front { namespace, udp, tcp, redirect } = resolver::open(path)?;
+        let resolver::Front { namespace, udp, tcp, redirect } = resolver::open(path, place.inode)?;
         let names = Arc::new(Within {
             view: Arc::clone(view),
             networks: RwLock::new(place.networks.clone()),

@@ -55,8 +55,8 @@ impl Agent {
 
     /// A tap is on one network at most: what comes out of it belongs to one.
     fn attached_tap(&self, tap: &str) -> Option<Endpoint> {
-        self.read(|s| {
-            let mut ours = s.all_endpoints().filter(|e| e.node == *self.node() && e.engine == TAP);
+        self.0.view.look_up(|known| {
+            let mut ours = known.own().filter(|e| e.engine == TAP);
             ours.find(|e| e.sandbox.as_ref().is_some_and(|s| s.interface == tap)).cloned()
         })
     }

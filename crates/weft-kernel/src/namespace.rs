@@ -53,6 +53,16 @@ impl Namespace {
         Ok(Self { file: Arc::new(file), path: path.to_owned() })
     }
 
+    /// The same; where `inode` is given, an error also when it is another one's path by now.
+    pub fn open_if_still(path: impl AsRef<Path>, inode: Option<u64>) -> Result<Self, KernelError> {
+        let namespace = Self::open(path)?;
+        if inode.is_none_or(|inode| namespace.inode().is_ok_and(|found| found == inode)) {
+            return Ok(namespace);
+        }
+        let reason = "this is another namespace by now: the process that it was of has ended";
+        Err(failed(&namespace.path, &reason))
+    }
+
     /// The namespace named `name`, made if there is none.
     pub fn create_named(name: &str) -> Result<Self, KernelError> {
         let path = named_path(name)?;

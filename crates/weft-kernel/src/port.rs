@@ -95,13 +95,7 @@ fn namespace_of(host: &Namespace, sandbox: &FarEndSandbox) -> Result<Namespace, 
     if sandbox.path == Sandbox::HOST {
         return Ok(host.clone());
     }
-    let namespace = Namespace::open(&sandbox.path)?;
-    let meant = sandbox.inode.is_none_or(|inode| namespace.inode().is_ok_and(|found| found == inode));
-    let another = || KernelError::Namespace {
-        path: sandbox.path.clone(),
-        reason: "this is another namespace by now: the process that it was of has ended".to_owned(),
-    };
-    if meant { Ok(namespace) } else { Err(another()) }
+    Namespace::open_if_still(&sandbox.path, sandbox.inode)
 }
 
 /// Whether the end that a tap is to be joined with has been taken out of the host's namespace, or renamed.

@@ -54,9 +54,10 @@ pub struct Front {
 /// The rules that lead queries to a [`Front`]; they go with this value, and with the process.
 pub struct Redirect(#[allow(dead_code, reason = "it is held for its end")] Nftables);
 
-/// Opens sockets in the namespace at `path` and leads its queries to them. Its loopback device is brought up if nobody has.
-pub fn open(path: impl AsRef<Path>) -> Result<Front, KernelError> {
-    let namespace = Namespace::open(path)?;
+/// Opens sockets in the namespace at `path` and leads its queries to them; `inode` as for [`Namespace::open_if_still`]. Its
+/// loopback device is brought up if nobody has.
+pub fn open(path: impl AsRef<Path>, inode: Option<u64>) -> Result<Front, KernelError> {
+    let namespace = Namespace::open_if_still(path, inode)?;
     let failed = |e: io::Error| KernelError::Namespace {
         path: namespace.path().display().to_string(),
         reason: format!("no sockets for a name server: {e}"),

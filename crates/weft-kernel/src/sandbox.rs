@@ -31,15 +31,7 @@ pub fn interface_by_mac(path: impl AsRef<Path>, mac: MacAddr) -> Result<Option<S
 
 /// Sets the loopback interface of the namespace at `path` up; nothing happens if it is.
 pub fn set_loopback_up(path: impl AsRef<Path>) -> Result<(), KernelError> {
-    let mut netlink = Netlink::open(&Namespace::open(path)?)?;
-    let loopback = netlink.existing_device("lo")?;
-    if loopback.up {
-        return Ok(());
-    }
-    let mut message = link(loopback.index, Vec::new());
-    message.header.flags = LinkFlags::Up;
-    message.header.change_mask = LinkFlags::Up;
-    netlink.set_device("set device lo up", message)
+    Netlink::open(&Namespace::open(path)?)?.bring_up_loopback()
 }
 
 /// What the interface of that name in the namespace at `path` lacks: itself, being up, one of the addresses. `None`: nothing.

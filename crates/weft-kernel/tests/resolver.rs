@@ -34,7 +34,7 @@ fn receive(socket: &UdpSocket) -> io::Result<(String, std::net::SocketAddr)> {
 #[test]
 fn queries_come_to_the_sockets_and_the_answers_go_back() {
     let netns = Netns::new("r");
-    let front = resolver::open(netns.namespace.path()).unwrap();
+    let front = resolver::open(netns.namespace.path(), None).unwrap();
     front.udp.set_read_timeout(Some(PATIENCE)).unwrap();
     let asker = asker(&netns.namespace);
     asker.send(b"who is web?").unwrap();
@@ -56,7 +56,7 @@ fn queries_come_to_the_sockets_and_the_answers_go_back() {
 #[test]
 fn the_server_behind_is_reached_past_the_sockets() {
     let netns = Netns::new("b");
-    let front = resolver::open(netns.namespace.path()).unwrap();
+    let front = resolver::open(netns.namespace.path(), None).unwrap();
     // Here no Docker translates the address: the server behind is at it.
     let behind = netns.namespace.run(|| UdpSocket::bind(resolver::SERVER)).unwrap().unwrap();
     behind.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -76,7 +76,7 @@ fn when_the_sockets_go_so_does_every_trace() {
     }
     let netns = Netns::new("g");
     let rules = || run(&format!("ip netns exec {} nft list ruleset", netns.name));
-    let front = resolver::open(netns.namespace.path()).unwrap();
+    let front = resolver::open(netns.namespace.path(), None).unwrap();
     assert!(rules().contains("dport 53"), "{}", rules());
     drop(front);
     assert_eq!(rules().trim(), "");
