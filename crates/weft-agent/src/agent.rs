@@ -58,9 +58,9 @@ pub(crate) struct Inner {
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
     /// What it cannot do at the moment, for `weft status`.
     pub(crate) troubles: Arc<Troubles>,
-    /// Cancelled when the daemon is to end.
     /// How many changes of this node's endpoints the sandboxes' name servers have followed; `None`: there are none.
     pub(crate) names_served: Option<watch::Sender<u64>>,
+    /// Cancelled when the daemon is to end.
     pub(crate) shutdown: CancellationToken,
     /// This host has left the cluster (`weft down`): the end of the daemon removes everything.
     pub(crate) left: AtomicBool,

@@ -2,6 +2,7 @@
 
 use crate::{
     AgentError,
+    outbox::Outbox,
     troubles::{Subject, Troubles},
     view::View,
 };
@@ -73,7 +74,7 @@ pub(crate) fn save(path: &Path, store: &str, snapshot: &Snapshot) -> Result<(), 
 /// The file, and what it is to hold.
 pub(crate) struct Kept {
     pub(crate) path: PathBuf,
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) view: Arc<View>,
 }
 
@@ -114,10 +115,16 @@ impl Kept {
 
     /// Writes it as it is now. `None`: it is written; else why not.
     async fn save_once(&self) -> Option<String> {
+        let settled = self.outbox.spent.settled();
         let snapshot = self.view.read(Snapshot::clone);
         // Asked each time: it may have moved.
-        let (path, store) = (self.path.clone(), self.store.address());
-        let saved = task::blocking(move || save(&path, &store, &snapshot)).await;
+        let (path, store) = (self.path.clone(), self.outbox.address());
+        let outbox = Arc::clone(&self.outbox);
+        let saved = task::blocking(move || {
+            save(&path, &store, &snapshot)?;
+            outbox.spent.saved(&settled, |key| outbox.is_held_ahead(&snapshot, key))
+        })
+        .await;
         let error = match saved {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => error.to_string(),

@@ -411,7 +411,7 @@ impl Agent {
 /// Adds to the removal of endpoint `id` what becomes of its claim: one that came with it goes with it, one that
 /// an engine's IPAM call took stays until an IPAM call gives it back. While the store is away nothing can be reserved
 /// anew, so what is given back is kept for the next one.
-fn with_claim_given_back(txn: Txn, record: Option<Record>, id: &EndpointId, away: bool) -> Txn {
+pub(crate) fn with_claim_given_back(txn: Txn, record: Option<Record>, id: &EndpointId, away: bool) -> Txn {
     let Some(record) = record else { return txn };
     let Ok(claim) = serde_json::from_slice::<AddressClaim>(&record.value) else { return txn };
     if claim.endpoint.as_ref() != Some(id) {

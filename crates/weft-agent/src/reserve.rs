@@ -105,6 +105,10 @@ impl Agent {
         *rest = SETTLE.max(now.elapsed() * REST_FACTOR);
         self.0.view.followed.give_up(&needed, &exist, KEPT)?;
         self.withdraw_requests().await?;
+        // Another is held ahead in its place.
+        for key in self.0.outbox.unsettled() {
+            self.release_reserved(key).await?;
+        }
         for (network, change) in changes {
             self.claim_ahead(&network, &change.claim).await?;
             for ip in change.release {
@@ -154,7 +158,7 @@ impl Agent {
     async fn release_reserved(&self, key: String) -> Result<(), AgentError> {
         let Some(record) = self.0.store.get(&key).await? else { return Ok(()) };
         let claim = serde_json::from_slice::<AddressClaim>(&record.value);
-        if claim.is_ok_and(|c| c.kind == ClaimKind::Reserved) {
+        if claim.is_ok_and(|c| c.kind == ClaimKind::Reserved && c.node == self.0.node) {
             self.0.store.commit(Txn::new().unchanged(&key, record.modified).delete(key)).await?;
         }
         Ok(())
@@ -225,9 +229,12 @@ impl Agent {
             let subnet = network.subnets.iter().find(|s| s.net == subnet)?;
             let claims = s.addresses.get(&network.id)?;
             let held = reserved(claims, subnet, &self.0.node);
-            // Whoever is asking the store for one may have it by now.
-            let is_asked = |ip: &IpAddr| self.0.outbox.is_asking(&schema::address_key(&network.id, *ip));
-            let fits = held.filter(|ip| wanted.is_none_or(|wanted| wanted == *ip) && !is_asked(ip));
+            // Whoever is asking the store for one may have it by now; and so may whoever an earlier daemon gave one to.
+            let is_gone = |ip: &IpAddr| {
+                let key = schema::address_key(&network.id, *ip);
+                self.0.outbox.is_asking(&key) || self.0.outbox.spent.contains(&key)
+            };
+            let fits = held.filter(|ip| wanted.is_none_or(|wanted| wanted == *ip) && !is_gone(ip));
             fits.min_by_key(|ip| claims.get(ip).map(|claim| claim.since))
         });
         found.ok_or_else(|| {

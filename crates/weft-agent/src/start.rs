@@ -151,8 +151,7 @@ where
         None => Followed::new(&path, BTreeSet::new())?,
     };
     let view = Arc::new(View::new(this.clone(), kept.unwrap_or_default(), followed));
-    let outbox = options.state_dir.join("outbox.jsonl");
-    let outbox = Arc::new(Outbox::open(&outbox, store, Arc::clone(&view), node.clone())?);
+    let outbox = Arc::new(Outbox::open(&options.state_dir, store, Arc::clone(&view), node.clone())?);
     spawn(&tasks, follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
     if connected {
         first_listing(&view, outbox.as_ref(), &options).await?;
@@ -162,8 +161,8 @@ where
     tracing::info!(datapath = kernel.datapath, "the data path is chosen");
     let agent = adopt(options, &this, outbox, view, (kernel, machine), &tasks, shutdown.clone()).await;
     let inner = &agent.0;
-    let store = Arc::clone(&inner.store);
-    let kept = cache::Kept { path: cache.clone(), store, view: Arc::clone(&inner.view) };
+    let (outbox, view) = (Arc::clone(&inner.outbox), Arc::clone(&inner.view));
+    let kept = cache::Kept { path: cache.clone(), outbox, view };
     spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
     spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));

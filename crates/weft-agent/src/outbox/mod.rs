@@ -11,6 +11,7 @@
 mod asked;
 mod journal;
 mod replay;
+mod spent;
 
 pub(crate) use journal::fuzzing;
 
@@ -32,7 +33,7 @@ use std::{
 use tokio::sync::{Mutex, MutexGuard, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use weft_model::{
-    AddressClaim, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode,
+    AddressClaim, ClaimKind, Endpoint, EndpointId, NetworkId, NodeId, Revision, Snapshot, encode,
     schema::{self, Moved, OnNetwork, Scope},
 };
 use weft_store::{Compare, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch, Write};
@@ -69,17 +70,20 @@ pub(crate) struct Outbox {
     mark: watch::Sender<Option<Moved>>,
     restoring: Mutex<()>,
     asked: asked::Asked,
+    /// What the snapshot on disk may be wrong about.
+    pub(crate) spent: spent::Spent,
 }
 
 impl Outbox {
-    /// The outbox whose journal is at `path`. What an earlier daemon has not told is in the view from here on.
+    /// The outbox whose files are in the directory `state`. What an earlier daemon has not told is in the view from here on.
     pub(crate) fn open(
-        path: &Path,
+        state: &Path,
         store: Arc<dyn Store>,
         view: Arc<View>,
         node: NodeId,
     ) -> Result<Self, AgentError> {
-        let journal = Journal::open(path, &store.address())?;
+        let journal = Journal::open(&state.join("outbox.jsonl"), &store.address())?;
+        let spent = spent::Spent::open(&state.join("spent.json"))?;
         view.set_untold(journal.untold());
         let (untold, pending) = (AtomicUsize::new(journal.len()), AtomicUsize::new(journal.pending()));
         Ok(Self {
@@ -95,6 +99,7 @@ impl Outbox {
             mark: watch::Sender::new(None),
             restoring: Mutex::default(),
             asked: asked::Asked::default(),
+            spent,
         })
     }
 
@@ -240,6 +245,13 @@ impl Outbox {
         Ok(())
     }
 
+    /// The claims that were held ahead and of which nobody knows what became, for nobody is asking.
+    pub(crate) fn unsettled(&self) -> Vec<String> {
+        let mut keys = self.spent.unsettled();
+        keys.retain(|key| !self.is_asking(key));
+        keys
+    }
+
     /// Whether the store is being asked to write this key.
     pub(crate) fn is_asking(&self, key: &str) -> bool {
         self.asked.is_asking(key)
@@ -372,6 +384,30 @@ impl Outbox {
         Some(Ok(Entry { conditions: conditions.collect(), steps: changes }))
     }
 
+    /// Notes what the snapshot on disk will be wrong about when the store has done this: the claims in it that are held ahead.
+    fn note_spent(&self, txn: &Txn) -> Result<Vec<String>, StoreError> {
+        let keys = txn.writes.iter().map(Write::key);
+        let spent: Vec<_> =
+            self.view.read(|s| keys.filter(|key| self.is_held_ahead(s, key)).map(str::to_owned).collect());
+        if !spent.is_empty() {
+            let noted = self.spent.note(spent.clone());
+            noted.map_err(|error| self.unnoted("what it is asked", &error))?;
+        }
+        Ok(spent)
+    }
+
+    /// Whether a snapshot shows the claim of this key as held ahead by this node.
+    pub(crate) fn is_held_ahead(&self, snapshot: &Snapshot, key: &str) -> bool {
+        let Some(Known::Address(network, ip)) = Known::of(key) else { return false };
+        let claim = snapshot.addresses.get(&network).and_then(|all| all.get(&ip));
+        claim.is_some_and(|claim| claim.kind == ClaimKind::Reserved && claim.node == self.node)
+    }
+
+    fn unnoted(&self, what: &str, error: &AgentError) -> StoreError {
+        let reason = format!("and {what} cannot be noted: {error}");
+        StoreError::Unreachable { store: self.store.address(), reason }
+    }
+
     fn away(&self) -> StoreError {
         let reason = match &*self.view.link().borrow() {
             Link::Down(reason) => reason.clone(),
@@ -445,12 +481,14 @@ impl Store for Outbox {
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let asking = self.asked.ask(&txn);
         if !self.is_away() {
+            let spent = self.note_spent(&txn)?;
             match self.store.commit(txn.clone()).await {
                 // It may have taken effect; telling it again finds that out.
                 Err(error) if error.is_away() => asking.overtakes_others(),
                 Ok(Outcome::Committed(revision)) => {
                     asking.overtakes_others();
                     self.is_done(&txn, revision).await;
+                    self.spent.settle(&spent);
                     return Ok(Outcome::Committed(revision));
                 }
                 answered => return answered,
@@ -462,6 +500,7 @@ impl Store for Outbox {
             return if matches!(*self.view.link().borrow(), Link::Down(_)) {
                 Err(self.away())
             } else {
+                self.note_spent(&txn)?;
                 self.store.commit(txn).await
             };
         };
@@ -471,10 +510,8 @@ impl Store for Outbox {
             Ok(_) => return Ok(Outcome::Refused(self.present(&journal, &txn).unwrap_or_default())),
             Err(refused) => return Ok(refused),
         };
-        let number = journal.append(entry).map_err(|error| StoreError::Unreachable {
-            store: self.store.address(),
-            reason: format!("and what is done without it cannot be noted: {error}"),
-        })?;
+        let number =
+            journal.append(entry).map_err(|error| self.unnoted("what is done without it", &error))?;
         asking.overtakes_others();
         self.settle(&journal);
         self.wake.notify_one();

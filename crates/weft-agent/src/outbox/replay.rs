@@ -5,7 +5,7 @@
 //! become somebody else's, or whose network is gone, is refused, and the node takes back what it did.
 
 use super::journal::{self, Step};
-use crate::AgentError;
+use crate::{AgentError, endpoints::with_claim_given_back};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::IpAddr,
@@ -53,12 +53,20 @@ pub(super) async fn tell(
 
 type Present = BTreeMap<String, Option<Record>>;
 
-/// The records that the entry is about, and the claims of addresses that an endpoint of it may have had before.
+/// The records that the entry is about, the endpoints that its claims are of, and the claims of addresses that an endpoint
+/// of it may have had before.
 async fn look(store: &dyn Store, entry: &journal::Entry) -> Result<Present, AgentError> {
     let mut present = Present::new();
     let keys = entry.conditions.iter().map(|(key, _)| key).chain(entry.steps.iter().map(|step| &step.key));
     for key in keys {
         present.insert(key.clone(), store.get(key).await?);
+    }
+    let holders: Vec<_> = present.values().flatten().filter_map(holder).collect();
+    for key in holders {
+        if let Entry::Vacant(slot) = present.entry(key) {
+            let record = store.get(slot.key()).await?;
+            slot.insert(record);
+        }
     }
     let endpoints: Vec<Endpoint> = present.values().flatten().filter_map(endpoint).collect();
     for (endpoint, ip) in endpoints.iter().flat_map(|e| e.addresses().map(move |ip| (e, ip))) {
@@ -109,6 +117,7 @@ fn decide(node: &NodeId, entry: &journal::Entry, present: &Present) -> Decision 
             Err(reason) => return Decision::Refuse(reason),
         };
     }
+    let txn = without_lost_endpoints(txn, node, entry, present);
     Decision::Write(without_lost_claims(txn, entry, present))
 }
 
@@ -131,6 +140,34 @@ fn with_step(txn: Txn, node: &NodeId, step: &Step, now: Option<&Record>) -> Resu
         None if now.is_some() => txn.delete(key),
         None => txn,
     })
+}
+
+/// A daemon that was killed, and started with a snapshot from before, does not know the last endpoints that it made. An engine
+/// that gives back the address of one has removed the endpoint, although nobody could tell the store then.
+fn without_lost_endpoints(mut txn: Txn, node: &NodeId, entry: &journal::Entry, present: &Present) -> Txn {
+    let now = |key: &str| present.get(key).and_then(Option::as_ref);
+    let written = |key: &str| entry.steps.iter().any(|step| step.key == key);
+    let mut lost = BTreeMap::new();
+    for step in &entry.steps {
+        let Some(key) = now(&step.key).and_then(holder).filter(|key| !written(key)) else { continue };
+        let known = step.before.as_deref().and_then(|json| serde_json::from_str::<AddressClaim>(json).ok());
+        let known = known.and_then(|claim| holder_of(&step.key, &claim));
+        if known.as_ref() != Some(&key)
+            && let Some(record) = now(&key)
+            && let Some(endpoint) = endpoint(record).filter(|endpoint| endpoint.node == *node)
+        {
+            lost.insert(key, (record.modified, endpoint));
+        }
+    }
+    for (key, (revision, endpoint)) in lost {
+        txn = txn.unchanged(&key, revision).delete(&key);
+        for claim in endpoint.addresses().map(|ip| schema::address_key(&endpoint.network, ip)) {
+            if !written(&claim) {
+                txn = with_claim_given_back(txn, now(&claim).cloned(), &endpoint.id, false);
+            }
+        }
+    }
+    txn
 }
 
 /// A first attempt that the store did not answer may have made the endpoint with another address. Nobody would give its
@@ -169,6 +206,16 @@ fn endpoint(record: &Record) -> Option<Endpoint> {
     serde_json::from_slice(&record.value).ok()
 }
 
+/// The key of the endpoint that has the address, if the record is a claim of an endpoint's.
+fn holder(record: &Record) -> Option<String> {
+    holder_of(&record.key, &serde_json::from_slice(&record.value).ok()?)
+}
+
+fn holder_of(key: &str, claim: &AddressClaim) -> Option<String> {
+    let Ok(Some((network, OnNetwork::Address(_)))) = OnNetwork::parse(key) else { return None };
+    Some(schema::endpoint_key(&network, claim.endpoint.as_ref()?))
+}
+
 fn is_claim(key: &str) -> bool {
     matches!(OnNetwork::parse(key), Ok(Some((_, OnNetwork::Address(_)))))
 }
@@ -189,4 +236,48 @@ fn is_as(key: &str, record: Option<&Record>, json: Option<&str>) -> bool {
     }
     let there = serde_json::from_slice::<Endpoint>(&record.value).ok();
     there.is_some() && there == serde_json::from_str(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::cluster::{Cluster, endpoint as spec};
+    use weft_model::{ClaimKind, encode};
+
+    #[tokio::test]
+    async fn an_address_that_an_engine_gave_back_takes_along_the_endpoint_that_nobody_knew_any_more() {
+        let cluster = Cluster::new().await;
+        let host = cluster.host(1).await;
+        let network = host.network("blue", "10.9.0.0/24").await;
+        let subnet = network.subnets[0].net;
+        let ip = host.agent.claim_address(&network.id, subnet, None).await.unwrap();
+        let addresses = vec![ip.addr()];
+        let made =
+            host.agent.create_endpoint(crate::EndpointSpec { addresses, ..spec(&network.id) }).await.unwrap();
+        let key = schema::address_key(&network.id, made.addresses().next().unwrap());
+        let (store, node) = (cluster.store.as_ref(), host.agent.node());
+        let claim: AddressClaim =
+            serde_json::from_slice(&store.get(&key).await.unwrap().unwrap().value).unwrap();
+        assert_eq!((claim.kind, &claim.endpoint), (ClaimKind::Ipam, &Some(made.id.clone())));
+        let json = |claim: &AddressClaim| String::from_utf8(encode(claim)).unwrap();
+
+        // The endpoint is known: its removal is an entry of its own, and this one does not touch it.
+        let after = AddressClaim { kind: ClaimKind::Endpoint, ..claim.clone() };
+        let step = |before: &AddressClaim, after: Option<&AddressClaim>| journal::Entry {
+            conditions: vec![],
+            steps: vec![Step { key: key.clone(), before: Some(json(before)), after: after.map(&json) }],
+        };
+        let told = tell(store, node, &step(&claim, Some(&after))).await.unwrap();
+        assert!(matches!(told, Told::As(_)));
+        assert!(store.get(&schema::key_of_endpoint(&made)).await.unwrap().is_some());
+
+        // What the daemon's snapshot knew is from before the endpoint.
+        let before = AddressClaim { endpoint: None, ..claim.clone() };
+        let kept = AddressClaim { kind: ClaimKind::Reserved, ..before.clone() };
+        let told = tell(store, node, &step(&before, Some(&kept))).await.unwrap();
+        assert!(matches!(told, Told::As(_)));
+        assert!(store.get(&schema::key_of_endpoint(&made)).await.unwrap().is_none());
+        let now = store.get(&key).await.unwrap().unwrap();
+        assert_eq!(serde_json::from_slice::<AddressClaim>(&now.value).unwrap(), kept);
+    }
 }

@@ -35,25 +35,25 @@ use weft_store::{
 
 /// A kernel that behaves as `weft_plan::model_kernel` says, and refuses on request.
 #[derive(Default)]
-pub(super) struct ModelKernel {
+pub(crate) struct ModelKernel {
     state: Mutex<HostState>,
     refused_kind: Mutex<Option<&'static str>>,
     changed: Notify,
 }
 
 impl ModelKernel {
-    pub(super) fn state(&self) -> HostState {
+    pub(crate) fn state(&self) -> HostState {
         self.state.lock().unwrap().clone()
     }
 
     /// Somebody else changes the kernel.
-    pub(super) fn meddle(&self, meddle: impl FnOnce(&mut HostState)) {
+    pub(crate) fn meddle(&self, meddle: impl FnOnce(&mut HostState)) {
         meddle(&mut self.state.lock().unwrap());
         self.changed.notify_one();
     }
 
     /// From now on refuses to make objects of this kind.
-    pub(super) fn refuse(&self, kind: Option<&'static str>) {
+    pub(crate) fn refuse(&self, kind: Option<&'static str>) {
         *self.refused_kind.lock().unwrap() = kind;
     }
 }
@@ -85,24 +85,24 @@ impl Kernel for ModelKernel {
 }
 
 /// The way to a store, which can be cut.
-pub(super) struct Cable {
+pub(crate) struct Cable {
     store: Arc<dyn Store>,
     cut: watch::Sender<bool>,
     deaf: AtomicBool,
 }
 
 impl Cable {
-    pub(super) fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.cut.send_replace(true);
     }
 
-    pub(super) fn mend(&self) {
+    pub(crate) fn mend(&self) {
         self.deaf.store(false, Ordering::SeqCst);
         self.cut.send_replace(false);
     }
 
     /// From now on transactions take effect, but their answers are lost.
-    pub(super) fn lose_answers(&self) {
+    pub(crate) fn lose_answers(&self) {
         self.deaf.store(true, Ordering::SeqCst);
     }
 
@@ -161,10 +161,10 @@ impl Store for Cable {
 }
 
 /// One daemon of the cluster.
-pub(super) struct Host {
-    pub(super) cable: Arc<Cable>,
-    pub(super) agent: Agent,
-    pub(super) kernel: Arc<ModelKernel>,
+pub(crate) struct Host {
+    pub(crate) cable: Arc<Cable>,
+    pub(crate) agent: Agent,
+    pub(crate) kernel: Arc<ModelKernel>,
     shutdown: CancellationToken,
 }
 
@@ -174,22 +174,22 @@ impl Drop for Host {
     }
 }
 
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     dir: tempfile::TempDir,
-    pub(super) store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     /// Stores that the cluster can move to, by their URLs.
-    pub(super) others: Arc<Mutex<BTreeMap<String, Arc<dyn Store>>>>,
+    pub(crate) others: Arc<Mutex<BTreeMap<String, Arc<dyn Store>>>>,
 }
 
 impl Cluster {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Arc::new(Embedded::open(dir.path().join("store.redb")).await.unwrap());
         Self { dir, store, others: Arc::default() }
     }
 
     /// Another store, empty, that the cluster can move to by this URL.
-    pub(super) async fn other_store(&self, url: &str) -> Arc<dyn Store> {
+    pub(crate) async fn other_store(&self, url: &str) -> Arc<dyn Store> {
         let name = format!("other-{}.redb", self.others.lock().unwrap().len());
         let store: Arc<dyn Store> = Arc::new(Embedded::open(self.dir.path().join(name)).await.unwrap());
         self.others.lock().unwrap().insert(url.to_owned(), Arc::clone(&store));
@@ -209,7 +209,7 @@ impl Cluster {
     }
 
     /// A host with the VTEP address 192.0.2.`n`.
-    pub(super) async fn host(&self, n: u8) -> Host {
+    pub(crate) async fn host(&self, n: u8) -> Host {
         let node = node(n);
         membership::write(self.store.as_ref(), &node).await.unwrap();
         let (shutdown, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -219,13 +219,13 @@ impl Cluster {
         std::fs::create_dir_all(&options.state_dir).unwrap();
         let followed = Followed::new(&options.state_dir.join("networks.json"), BTreeSet::new()).unwrap();
         let view = Arc::new(View::new(node.clone(), Snapshot::default(), followed));
-        let journal = options.state_dir.join("outbox.jsonl");
         let store = Arc::clone(&cable) as Arc<dyn Store>;
         let file = options.state_dir.join(Moving::FILE);
         let moving = Moving::find(store, "local".to_owned(), file, self.opener()).await.unwrap();
         let moving = Arc::new(moving);
         let store = Arc::clone(&moving) as Arc<dyn Store>;
-        let outbox = Arc::new(Outbox::open(&journal, store, Arc::clone(&view), node.id.clone()).unwrap());
+        let outbox =
+            Arc::new(Outbox::open(&options.state_dir, store, Arc::clone(&view), node.id.clone()).unwrap());
         tasks.spawn(follow::run(Arc::clone(&outbox), Arc::clone(&view), shutdown.clone()));
         view.link().wait_for(|link| *link == Link::Up).await.unwrap();
         let kernel = Arc::new(ModelKernel::default());
@@ -264,7 +264,7 @@ pub(crate) fn node(n: u8) -> Node {
     }
 }
 
-pub(super) fn options(dir: &Path, name: &str) -> AgentOptions {
+pub(crate) fn options(dir: &Path, name: &str) -> AgentOptions {
     AgentOptions {
         cluster_store: StoreUrl::Local,
         store_options: StoreOptions::default(),
@@ -286,17 +286,17 @@ pub(super) fn options(dir: &Path, name: &str) -> AgentOptions {
 }
 
 impl Host {
-    pub(super) async fn network(&self, name: &str, subnet: &str) -> Network {
+    pub(crate) async fn network(&self, name: &str, subnet: &str) -> Network {
         self.agent.create_network(spec(name, subnet), None).await.unwrap()
     }
 
     /// Waits until this host knows the network.
-    pub(super) async fn knows(&self, network: &NetworkId) {
+    pub(crate) async fn knows(&self, network: &NetworkId) {
         self.until_known(network, true).await;
     }
 
     /// Waits until it has heard that the network is gone.
-    pub(super) async fn forgets(&self, network: &NetworkId) {
+    pub(crate) async fn forgets(&self, network: &NetworkId) {
         self.until_known(network, false).await;
     }
 
@@ -308,7 +308,7 @@ impl Host {
     }
 }
 
-pub(super) fn spec(name: &str, subnet: &str) -> NetworkSpec {
+pub(crate) fn spec(name: &str, subnet: &str) -> NetworkSpec {
     NetworkSpec {
         name: Some(name.parse().unwrap()),
         subnets: vec![weft_model::Subnet::new(subnet.parse().unwrap())],
@@ -317,7 +317,7 @@ pub(super) fn spec(name: &str, subnet: &str) -> NetworkSpec {
 }
 
 /// An endpoint that takes any address.
-pub(super) fn endpoint(network: &NetworkId) -> EndpointSpec {
+pub(crate) fn endpoint(network: &NetworkId) -> EndpointSpec {
     EndpointSpec {
         id: EndpointId::random(),
         network: network.clone(),

@@ -11,7 +11,7 @@ use weft_model::{
     schema::{self, Scope},
 };
 use weft_plan::{Key, diff, plan};
-use weft_store::{Batch, Listing, Record, Txn};
+use weft_store::{Batch, Listing, Record, Store, Txn};
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let look = async {
@@ -165,4 +165,48 @@ async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_li
     assert_eq!(done.borrow_and_update().drift.get("fdb"), None, "what was left from before is not drift");
     shutdown.cancel();
     task.await.unwrap();
+}
+
+#[tokio::test]
+async fn an_address_that_an_earlier_daemon_may_have_given_back_is_not_given_out_and_another_is_held_ahead() {
+    let cluster = Cluster::new().await;
+    let (host, network, _) = with_reserve(&cluster).await;
+    let held = |s: &Snapshot| {
+        let claims = s.addresses[&network.id].iter();
+        claims.filter(|(_, c)| c.kind == ClaimKind::Reserved).map(|(ip, _)| *ip).collect::<BTreeSet<_>>()
+    };
+    host.cable.cut();
+    until("it is away", async || host.agent.0.outbox.is_away()).await;
+    // As a daemon has left it that was killed when it had asked the store.
+    let ip = *host.agent.read(held).first().unwrap();
+    let key = schema::address_key(&network.id, ip);
+    host.agent.0.outbox.spent.note(vec![key.clone()]).unwrap();
+    let subnet = network.subnets[0].net;
+    let error = host.agent.reserved(&network, subnet, Some(ip)).unwrap_err().to_string();
+    assert!(error.contains("is not reserved for this host"), "{error}");
+    assert_ne!(host.agent.reserved(&network, subnet, None).unwrap(), ip);
+
+    host.cable.mend();
+    until("it is given back", async || host.agent.0.outbox.spent.settled() == [key.clone()]).await;
+    until("the reserve is full again", async || host.agent.read(held).len() == weft_plan::RESERVE).await;
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_noted_on_disk_before_the_store_is_asked() {
+    let cluster = Cluster::new().await;
+    let (host, network, _) = with_reserve(&cluster).await;
+    let file = host.agent.0.options.state_dir.join("spent.json");
+    assert!(!file.exists());
+    let reserved = |s: &Snapshot| {
+        let mut claims = s.addresses[&network.id].iter();
+        claims.find(|(_, c)| c.kind == ClaimKind::Reserved).map(|(ip, _)| *ip).unwrap()
+    };
+    let ip = host.agent.read(reserved);
+    let key = schema::address_key(&network.id, ip);
+    host.cable.lose_answers();
+    // It goes on without an answer, as what was done without the store.
+    host.agent.0.outbox.commit(Txn::new().present(&key).delete(&key)).await.unwrap();
+    assert_eq!(claim(&cluster, &key).await, None);
+    let noted: Vec<String> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(noted, [key]);
 }
