@@ -207,11 +207,10 @@ async fn look_around(inner: &Inner, held: &mut BTreeSet<IpAddr>) -> bool {
 /// Compares this node's record with the host as it is now. Whether it differed.
 fn look(inner: &Inner) -> bool {
     let known = inner.view.this();
-    let peers: Vec<_> = inner.view.read(|s| s.nodes.values().filter(|n| n.id != known.id).cloned().collect());
     let described = inner.machine.describe(&inner.options, &inner.node, inner.epoch);
     let node = described.and_then(|node| same_family(&known, node)).map(|node| Node {
-        started: started(inner, &known, &node.vteps, &peers),
-        underlay_mtu: path_mtu(inner, &node, &peers),
+        started: started(inner, &known, &node.vteps),
+        underlay_mtu: path_mtu(inner, &node),
         ..node
     });
     let trouble = node.as_ref().err().map(|error| match known.vteps.first() {
@@ -236,10 +235,12 @@ fn look(inner: &Inner) -> bool {
 
 /// When this node took its VTEP addresses. One that it has taken anew was another's until then. The same address is taken
 /// back from a node that does not live: that one had it for a while.
-fn started(inner: &Inner, known: &Node, vteps: &[IpAddr], peers: &[Node]) -> UnixSeconds {
+fn started(inner: &Inner, known: &Node, vteps: &[IpAddr]) -> UnixSeconds {
     let anew = known.vteps != vteps;
-    let alive = inner.view.read(|s| s.alive.keys().cloned().collect::<BTreeSet<_>>());
-    started_after(known, vteps, peers.iter().filter(|peer| anew || !alive.contains(&peer.id)))
+    inner.view.read(|s| {
+        let peers = s.nodes.values().filter(|peer| peer.id != known.id);
+        started_after(known, vteps, peers.filter(|peer| anew || !s.alive.contains_key(&peer.id)))
+    })
 }
 
 /// The same over these `others`: later than that of each that has one of the addresses (see [`weft_plan::displaced`]).
@@ -275,10 +276,13 @@ fn same_family(known: &Node, node: Node) -> Result<Node, AgentError> {
 }
 
 /// The MTU of the narrowest path from this node to a peer, as its routes know it.
-fn path_mtu(inner: &Inner, this: &Node, peers: &[Node]) -> Mtu {
-    let vteps =
-        this.vteps.first().into_iter().flat_map(|ours| peers.iter().filter_map(|p| p.vtep_like(*ours)));
-    let paths = vteps.filter_map(|vtep| inner.machine.path_mtu(vtep));
+fn path_mtu(inner: &Inner, this: &Node) -> Mtu {
+    let Some(ours) = this.vteps.first() else { return this.underlay_mtu };
+    let vteps: Vec<_> = inner.view.read(|s| {
+        let peers = s.nodes.values().filter(|peer| peer.id != this.id);
+        peers.filter_map(|peer| peer.vtep_like(*ours)).collect()
+    });
+    let paths = vteps.into_iter().filter_map(|vtep| inner.machine.path_mtu(vtep));
     paths.min().map_or(this.underlay_mtu, |path| path.min(this.underlay_mtu))
 }
 

@@ -41,15 +41,24 @@ impl Containerd {
         let rootfs = host.dir.join("box");
         fs::create_dir_all(&rootfs).map_err(LabError::file(&rootfs))?;
         run(Command::new("tar").arg("-xf").arg(image).arg("-C").arg(&rootfs))?;
-        let mut command = host.command(&packages.join("usr/bin/containerd").display().to_string());
-        with_root(&mut command, &packages);
-        command.arg("--root").arg(host.dir.join("containerd"));
-        let process = Process::spawn("containerd", &mut command, &host.log("containerd"))?;
+        let process = spawn(&host, &packages)?;
         let this = Self { host, room, packages, process };
-        until(&format!("an answer of containerd on {}", this.host.name), Duration::from_secs(20), || {
-            run(&mut this.ctr(&["version"])).map(drop).map_err(|e| e.to_string())
-        })?;
+        this.answers()?;
         Ok(this)
+    }
+
+    /// Kills it, while its containers run on, and starts it again.
+    pub fn kill_and_start(&mut self) -> Result<(), LabError> {
+        self.process.kill()?;
+        self.process = spawn(&self.host, &self.packages)?;
+        self.answers()
+    }
+
+    fn answers(&self) -> Result<(), LabError> {
+        until(&format!("an answer of containerd on {}", self.host.name), Duration::from_secs(20), || {
+            run(&mut self.ctr(&["version"])).map(drop).map_err(|e| e.to_string())
+        })
+        .map(drop)
     }
 
     /// A `ctr` command.
@@ -67,10 +76,24 @@ impl Containerd {
         Process::spawn(container, command.args(argv), &self.host.log(container))
     }
 
+    /// Starts `ctr run --cni --detach`: the container outlives a killed containerd, and nobody takes it off its network.
+    pub fn run_detached(&self, container: &str, argv: &[&str]) -> Result<(), LabError> {
+        let rootfs = self.host.dir.join("box").display().to_string();
+        let mut command = self.ctr(&["run", "--cni", "--detach", "--rootfs", &rootfs, container]);
+        run(command.args(argv)).map(drop)
+    }
+
     /// Runs a command in a container.
     pub fn exec(&self, container: &str, argv: &[&str]) -> Result<String, LabError> {
         run(self.ctr(&["task", "exec", "--exec-id", "test", container]).args(argv))
     }
+}
+
+fn spawn(host: &Host, packages: &Path) -> Result<Process, LabError> {
+    let mut command = host.command(&packages.join("usr/bin/containerd").display().to_string());
+    with_root(&mut command, packages);
+    command.arg("--root").arg(host.dir.join("containerd"));
+    Process::spawn("containerd", &mut command, &host.log("containerd"))
 }
 
 impl Drop for Containerd {

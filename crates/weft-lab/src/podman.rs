@@ -8,6 +8,7 @@ use crate::{
     Host, Image, LabError, PodmanVersion, Process, Tools, cgroup,
     command::{output, run},
     process::{kill_all, pids_where},
+    room::is_ready,
     until,
 };
 use std::{
@@ -40,7 +41,7 @@ tar -xf "$3" -C weft/box
 cp "$4" weft/containers.conf
 ln -s "/machine$5" weft/plugins
 pivot_root . machine
-echo ready
+echo "ready $$"
 exec /machine/bin/sleep infinity
 "#;
 
@@ -72,8 +73,7 @@ impl Podman {
         let holder = Process::spawn("podman's room", &mut command, &host.log("podman"))?;
         let podman = Self { host: host.clone(), holder, socket: socket.to_owned() };
         until(&format!("Podman's room on {}", host.name), Duration::from_secs(20), || {
-            let log = podman.holder.log_tail(5);
-            if log.ends_with("ready") { Ok(()) } else { Err(log) }
+            is_ready(&podman.holder)
         })?;
         Ok(podman)
     }

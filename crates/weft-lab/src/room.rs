@@ -31,9 +31,16 @@ for d in netns weft-lab; do
   mount -n --rbind "/run/$d" "$new/run/$d"
 done
 mount -n --move "$new/run" /run
-echo ready
+echo "ready $$"
 exec sleep infinity
 "#;
+
+/// Whether the process has made its room. A host may have several, which write to one log: each says who it is.
+pub(crate) fn is_ready(holder: &Process) -> Result<(), String> {
+    let log = holder.log_tail(5);
+    let said = format!("ready {}", holder.pid);
+    if log.lines().any(|line| line == said) { Ok(()) } else { Err(log) }
+}
 
 /// A room, held by a process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,10 +55,7 @@ impl Room {
         command.args(["--mount", "--uts", "--propagation", "unchanged", "sh", "-c", HOLD, "room"]);
         command.arg(host.namespace.name()).arg(&host.dir);
         let holder = Process::spawn("room", &mut command, &host.log("room"))?;
-        until(&format!("the room of {}", host.name), Duration::from_secs(10), || {
-            let log = holder.log_tail(5);
-            if log.ends_with("ready") { Ok(()) } else { Err(log) }
-        })?;
+        until(&format!("the room of {}", host.name), Duration::from_secs(10), || is_ready(&holder))?;
         Ok(Self { holder })
     }
 
