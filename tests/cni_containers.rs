@@ -142,7 +142,7 @@ fn containerd_starts_containers_that_meet_across_hosts() {
     let engines: Vec<Containerd> = (0..2)
         .map(|n| {
             let list = json!({ "cniVersion": "1.0.0", "name": "blue", "plugins": [
-                { "type": "weft-cni", "socket": lab.daemons[n].socket(), "subnets": ["10.9.0.0/24"] },
+                { "type": "weft-cni", "socket": lab.daemons[n].socket(), "subnets": ["10.9.0.0/24", "fd09::/64"] },
             ] });
             Containerd::start(&tools, &lab.hosts[n], &[&plugins(&lab.hosts[n].dir)], &list.to_string())
                 .unwrap()
@@ -155,12 +155,10 @@ fn containerd_starts_containers_that_meet_across_hosts() {
         seen(all.len() == 2, a.log_tail(5))
     });
     let all = endpoints(&lab.daemons[0]);
-    let address = |name: &str| {
-        let found = all.iter().find(|e| e["container"]["name"].as_str().unwrap().ends_with(name)).unwrap();
-        found["addresses"][0].as_str().unwrap().split('/').next().unwrap().to_owned()
-    };
+    let found = all.iter().find(|e| e["container"]["name"].as_str().unwrap().ends_with('b')).unwrap();
+    let address = |n: usize| found["addresses"][n].as_str().unwrap().split('/').next().unwrap().to_owned();
     let outside = lab.hosts[1].address.to_string();
-    for to in [&address("b"), &outside] {
+    for to in [&address(0), &address(1), &outside] {
         eventually(&format!("an answer of {to}"), Duration::from_secs(10), || {
             engines[0]
                 .exec("a", &["/bin/ping", "-c", "1", "-W", "2", to])
