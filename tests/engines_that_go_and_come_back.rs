@@ -2,9 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::time::Duration;
-use weft_e2e::{
-    Pair, address, eventually, fetch, has_network, has_no_network, only_on, seen, with_both_engines,
-};
+use weft_e2e::{Pair, address, eventually, fetch, has_network, has_no_network, seen, with_both_engines};
 use weft_lab::{EngineVersion, NGINX_PAGE};
 
 with_both_engines!(
@@ -18,10 +16,7 @@ with_both_engines!(
 const CATCH_UP: Duration = Duration::from_secs(20);
 
 fn an_engine_that_was_away_catches_up(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(mut pair) = Pair::up("backlog", version) else { return };
+    let Some(mut pair) = Pair::up_on_one_path("backlog", version) else { return };
     pair.network("old", &["--subnet", "10.61.0.0/24"]);
     pair.engine_mut("h2").unwrap().stop().unwrap();
     pair.a().docker(&["network", "rm", "old"]).unwrap();
@@ -38,10 +33,7 @@ fn an_engine_that_was_away_catches_up(version: EngineVersion) {
 }
 
 fn a_stopped_or_killed_engine_leaves_no_endpoint_behind(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(mut pair) = Pair::up("leak", version) else { return };
+    let Some(mut pair) = Pair::up_on_one_path("leak", version) else { return };
     pair.network("net", &["--subnet", "10.63.0.0/24"]);
     let run = |pair: &Pair, name: &str, policy: &str| {
         // A container's first process does not heed SIGTERM unless it asks for it: an engine that ends would wait ten seconds
@@ -78,6 +70,9 @@ fn a_stopped_or_killed_engine_leaves_no_endpoint_behind(version: EngineVersion) 
 }
 
 fn with_live_restore_containers_talk_on_while_their_engine_is_away(version: EngineVersion) {
+    if !Pair::is_on_its_path(version) {
+        return;
+    }
     let Some(mut pair) = Pair::up_with("live", version, |options| options.live_restore = true) else {
         return;
     };
@@ -106,10 +101,7 @@ fn with_live_restore_containers_talk_on_while_their_engine_is_away(version: Engi
 }
 
 fn a_weft_that_was_away_is_found_again_by_docker(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(mut pair) = Pair::up("waway", version) else { return };
+    let Some(mut pair) = Pair::up_on_one_path("waway", version) else { return };
     pair.network("net", &["--subnet", "10.65.0.0/24"]);
     pair.a().docker(&["run", "-d", "--net=net", "--name", "web", "nginx"]).unwrap();
     let url = format!("http://{}", address(pair.a(), "web", "net"));

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, process::Stdio, time::Duration};
 use weft_e2e::{
     Pair, eventually,
     gate::{Gate, Moment},
-    has_network, has_no_network, only_on, seen,
+    has_network, has_no_network, seen,
 };
 use weft_lab::{Engine, EngineVersion, figures, short_or_long};
 
@@ -132,10 +132,7 @@ fn live(pair: &mut Pair, gate: &Gate, victim: Victim, skip: usize, moment: Momen
 }
 
 fn killed_at_each_call(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(mut pair) = Pair::up("dokill", version) else { return };
+    let Some(mut pair) = Pair::up_on_one_path("dokill", version) else { return };
     let gate = Gate::open(&mut pair, "h2");
     // In short: the engine of one version, weft with the other, at one call of each operation.
     let (short, at) = match version {

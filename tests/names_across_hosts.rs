@@ -117,15 +117,6 @@ fn ask(namespace: &Path, name: &str, kind: RecordType) -> Result<Vec<String>, St
     }
 }
 
-/// Two hosts with engines; on one data path for each version of Docker: names do not care how frames are carried.
-fn up(name: &str, version: EngineVersion) -> Option<Pair> {
-    let datapath = match version {
-        EngineVersion::V20_10 => "kernel",
-        EngineVersion::V26_1 => "ebpf",
-    };
-    only_on(datapath).then(|| Pair::up(name, version)).flatten()
-}
-
 fn start(engine: &Engine, name: &str, more: &[&str], image: &[&str]) {
     let net = format!("--net={NET}");
     engine.docker(&[&["run", "-d", "--name", name, &net], more, image].concat()).unwrap();
@@ -134,7 +125,7 @@ fn start(engine: &Engine, name: &str, more: &[&str], image: &[&str]) {
 const SLEEP: [&str; 3] = ["box", "sleep", "3600"];
 
 fn web_is_found_by_name_alias_and_id_from_both_hosts(version: EngineVersion) {
-    let Some(mut pair) = up("names", version) else { return };
+    let Some(mut pair) = Pair::up_on_one_path("names", version) else { return };
     pair.network(NET, &[]);
     // As it stands in the README: nothing about names is said to Docker.
     start(pair.a(), "web", &["--network-alias=site"], &["nginx"]);
@@ -284,7 +275,7 @@ impl Drop for Outside {
 }
 
 fn other_names_mean_what_they_meant(version: EngineVersion) {
-    let Some(pair) = up("othernames", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("othernames", version) else { return };
     pair.network(NET, &[]);
     let host = pair.host("h1").unwrap();
     let _outside = Outside::start(&host.namespace.path(), host.address);
@@ -320,7 +311,7 @@ fn other_names_mean_what_they_meant(version: EngineVersion) {
 }
 
 fn an_internal_network_has_names_and_nothing_beyond(version: EngineVersion) {
-    let Some(pair) = up("innernames", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("innernames", version) else { return };
     pair.network(NET, &["--internal"]);
     start(pair.a(), "web", &[], &["nginx"]);
     start(pair.b(), "client", &[], &SLEEP);
@@ -333,7 +324,7 @@ fn an_internal_network_has_names_and_nothing_beyond(version: EngineVersion) {
 }
 
 fn a_stopped_containers_name_is_gone_everywhere_within_a_second(version: EngineVersion) {
-    let Some(pair) = up("gonenames", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("gonenames", version) else { return };
     pair.network(NET, &[]);
     start(pair.a(), "near", &[], &SLEEP);
     start(pair.b(), "far", &[], &SLEEP);

@@ -87,7 +87,7 @@ fn namespaces_come_and_go_and_a_daemon_is_killed_while_the_store_is_away() {
 with_both_engines!(containers_start_and_stop_while_the_store_is_away);
 
 fn containers_start_and_stop_while_the_store_is_away(version: EngineVersion) {
-    let Some(pair) = Pair::up("noetcd", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("noetcd", version) else { return };
     the_store_goes_and_comes_back(pair, "etcd");
 }
 

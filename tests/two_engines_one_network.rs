@@ -151,7 +151,7 @@ fn large_packets_and_bulk_data_arrive_intact_and_only_vxlan_is_on_the_wire(versi
 }
 
 fn the_options_of_network_create_and_run_are_honoured(version: EngineVersion) {
-    let Some(pair) = Pair::up("opts", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("opts", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     let create = "--ipv6 --subnet 10.50.0.0/24 --gateway 10.50.0.254 --ip-range 10.50.0.128/25 --aux-address r=10.50.0.129 \
                 --subnet fd00:50::/64 --label team=blue -o weft.vni=5050 -o com.docker.network.driver.mtu=1400";
@@ -197,7 +197,7 @@ fn the_options_of_network_create_and_run_are_honoured(version: EngineVersion) {
 }
 
 fn containers_join_and_leave_while_they_run(version: EngineVersion) {
-    let Some(pair) = Pair::up("join", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("join", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     pair.network("red", &["--subnet", "10.51.0.0/24"]);
     pair.network("blue", &["--subnet", "10.52.0.0/24"]);
@@ -253,10 +253,7 @@ fn containers_join_and_leave_while_they_run(version: EngineVersion) {
 }
 
 fn a_network_of_the_same_name_is_reported_and_not_overwritten(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(pair) = Pair::up("clash", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("clash", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     b.docker(&["network", "create", "clash"]).unwrap();
     let own = b.docker(&["network", "inspect", "-f", "{{.Id}}", "clash"]).unwrap();
@@ -285,10 +282,7 @@ fn a_network_of_the_same_name_is_reported_and_not_overwritten(version: EngineVer
 }
 
 fn compose_brings_up_a_network_of_driver_weft(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(pair) = Pair::up("compose", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("compose", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     if let Err(missing) = a.options.tools.compose() {
         return weft_lab::cannot_run("docker compose", &missing);
@@ -311,10 +305,7 @@ fn compose_brings_up_a_network_of_driver_weft(version: EngineVersion) {
 }
 
 fn weft_network_create_makes_it_on_every_engine(version: EngineVersion) {
-    if !only_on("ebpf") {
-        return;
-    }
-    let Some(pair) = Pair::up("wcreate", version) else { return };
+    let Some(pair) = Pair::up_on_one_path("wcreate", version) else { return };
     let (a, b) = (pair.a(), pair.b());
     let create = ["network", "create", "--subnet", "10.55.0.0/24", "--label", "by=weft", "common"];
     pair.weft_a().weft(&create).unwrap();

@@ -1,6 +1,6 @@
 //! Two real Docker engines on two hosts with a real etcd.
 
-use crate::{eventually, options_with_consul, options_with_etcd, seen, weft_devices};
+use crate::{eventually, only_on, options_with_consul, options_with_etcd, seen, weft_devices};
 use serde_json::Value;
 use std::{
     ops::{Deref, DerefMut},
@@ -33,6 +33,19 @@ impl Pair {
     /// Brings it up, or says why the test cannot run.
     pub fn up(name: &str, version: EngineVersion) -> Option<Self> {
         Self::up_with(name, version, |_| {})
+    }
+
+    /// The same, for a test that does not care how frames are carried: on one data path for each version of Docker.
+    pub fn up_on_one_path(name: &str, version: EngineVersion) -> Option<Self> {
+        Self::is_on_its_path(version).then(|| Self::up(name, version)).flatten()
+    }
+
+    /// Whether this run is on the data path of such a test.
+    pub fn is_on_its_path(version: EngineVersion) -> bool {
+        only_on(match version {
+            EngineVersion::V20_10 => "kernel",
+            EngineVersion::V26_1 => "ebpf",
+        })
     }
 
     /// The same with other options of the engines.
