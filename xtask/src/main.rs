@@ -52,7 +52,7 @@ enum Chore {
     /// Check formatting, and clippy without a warning
     Lint,
     /// Measure what notes and documents quote
-    Measure,
+    Measure(measure::Flags),
     /// Measure weft beside the bare wire and Docker's own networks
     Bench(bench::Flags),
     /// Measure what grows with hosts and endpoints
@@ -77,7 +77,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Test(flags) => test::run(&flags),
         Chore::Soak(flags) => soak::run(&flags),
         Chore::Lint => lint::run(),
-        Chore::Measure => measure::run(),
+        Chore::Measure(flags) => measure::run(&flags),
         Chore::Bench(flags) => bench::run(&flags),
         Chore::Scale(flags) => scale::run(&flags),
         Chore::BenchPeer(role) => bench::peer::run(&role),

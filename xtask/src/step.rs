@@ -44,31 +44,25 @@ fn text(command: &Command) -> String {
 
 /// Builds `weft` and returns the program's path.
 pub fn build_weft() -> Result<PathBuf> {
-    build(&[], "debug")
+    run(&mut cargo(&["build", "--package", "weft"]))?;
+    Ok(built("debug")?.join("weft"))
 }
 
-/// The same, optimised: for figures.
-pub fn build_weft_for_release() -> Result<PathBuf> {
-    build(&["--release"], "release")
-}
-
-/// Builds these packages, optimised, and returns the folder of their programs.
-pub fn build_for_release(packages: &[&str]) -> Result<PathBuf> {
+/// The folder of the optimised programs of these packages: the one that is given, or what is built now.
+pub fn optimised(given: Option<&Path>, packages: &[&str]) -> Result<PathBuf> {
+    if let Some(dir) = given {
+        return dir.canonicalize().with_context(|| dir.display().to_string());
+    }
     let packages: Vec<&str> = packages.iter().flat_map(|package| ["--package", package]).collect();
     run(&mut cargo(&[&["build", "--release"], &packages[..]].concat()))?;
-    programs("release")
+    built("release")
 }
 
 /// The folder of the programs of a profile.
-fn programs(profile: &str) -> Result<PathBuf> {
+fn built(profile: &str) -> Result<PathBuf> {
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let dir = target.join(profile);
     dir.canonicalize().with_context(|| dir.display().to_string())
-}
-
-fn build(more: &[&str], profile: &str) -> Result<PathBuf> {
-    run(&mut cargo(&[&["build", "--package", "weft"], more].concat()))?;
-    Ok(programs(profile)?.join("weft"))
 }
 
 /// Fails unless this is root.

@@ -22,7 +22,7 @@ mod wires;
 
 use crate::{
     machine::Machine,
-    step::{build_weft_for_release, need_root},
+    step::{need_root, optimised},
     tools,
 };
 use anyhow::{Context, Result, bail};
@@ -129,7 +129,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     tools::install(if docker { tools::Want::All } else { tools::Want::Lab })?;
     let weft = match &flags.weft {
         Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
-        None => build_weft_for_release()?,
+        None => optimised(None, &["weft"])?.join("weft"),
     };
     let mut setting = setting(&weft, &contenders)?;
     println!("machine: {}, load average {}", setting.machine, setting.load);

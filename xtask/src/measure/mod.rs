@@ -8,12 +8,16 @@ mod names;
 use crate::{
     machine::Machine,
     statistics::median,
-    step::{build_weft_for_release, need_root},
+    step::{need_root, optimised},
     throughput::throughput,
     tools,
 };
 use anyhow::{Context, Result};
-use std::time::{Duration, Instant};
+use clap::Args;
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 use weft_lab::{
     Container, EngineOptions, EngineVersion, Fixture, Lab, LabOptions, LabStore, NetNs, Tools, until,
 };
@@ -23,11 +27,19 @@ const MANY: usize = 50;
 /// Rounds of what takes seconds.
 const FEW: usize = 9;
 
+/// With what.
+#[derive(Args)]
+pub struct Flags {
+    /// The program `weft` in this folder instead of one built now
+    #[arg(long, value_name = "DIR")]
+    programs: Option<PathBuf>,
+}
+
 /// `cargo xtask measure`
-pub fn run() -> Result<()> {
+pub fn run(flags: &Flags) -> Result<()> {
     need_root("measure")?;
     tools::install(tools::Want::All)?;
-    let weft = build_weft_for_release()?;
+    let weft = optimised(flags.programs.as_deref(), &["weft"])?.join("weft");
     println!("machine: {}", Machine::this()?);
     let lab = Fixture::up(LabOptions::new("measure", &weft))?;
     attach(&lab)?;

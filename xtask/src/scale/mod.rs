@@ -11,7 +11,7 @@ mod table;
 
 use crate::{
     machine::Machine,
-    step::{build_for_release, need_root},
+    step::{need_root, optimised},
     tools,
 };
 use anyhow::{Context, Result, bail};
@@ -101,10 +101,7 @@ impl Size {
 pub fn run(flags: &Flags) -> Result<()> {
     need_root("scale")?;
     tools::install(tools::Want::All)?;
-    let dir = match &flags.programs {
-        Some(dir) => dir.canonicalize().with_context(|| dir.display().to_string())?,
-        None => build_for_release(&["weft", "weft-scale"])?,
-    };
+    let dir = optimised(flags.programs.as_deref(), &["weft", "weft-scale"])?;
     let programs = Programs { weft: dir.join("weft"), scale: dir.join("weft-scale") };
     let machine = Machine::this()?.to_string();
     let load = fs::read_to_string("/proc/loadavg")?;
