@@ -122,7 +122,7 @@ impl Kept {
         let outbox = Arc::clone(&self.outbox);
         let saved = task::blocking(move || {
             save(&path, &store, &snapshot)?;
-            outbox.spent.saved(&settled, |key| outbox.is_held_ahead(&snapshot, key))
+            outbox.spent.saved(&settled, |key| outbox.own_claim(&snapshot, key).is_some())
         })
         .await;
         let error = match saved {

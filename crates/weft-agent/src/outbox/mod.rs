@@ -245,7 +245,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// The claims that were held ahead and of which nobody knows what became, for nobody is asking.
+    /// The claims of which nobody knows what became, for nobody is asking.
     pub(crate) fn unsettled(&self) -> Vec<String> {
         let mut keys = self.spent.unsettled();
         keys.retain(|key| !self.is_asking(key));
@@ -384,11 +384,17 @@ impl Outbox {
         Some(Ok(Entry { conditions: conditions.collect(), steps: changes }))
     }
 
-    /// Notes what the snapshot on disk will be wrong about when the store has done this: the claims in it that are held ahead.
+    /// Notes what the snapshot on disk will be wrong about when the store has done this: claims in it that are given up, and those
+    /// that are held ahead no longer.
     fn note_spent(&self, txn: &Txn) -> Result<Vec<String>, StoreError> {
-        let keys = txn.writes.iter().map(Write::key);
-        let spent: Vec<_> =
-            self.view.read(|s| keys.filter(|key| self.is_held_ahead(s, key)).map(str::to_owned).collect());
+        let is_spent = |s: &Snapshot, write: &Write| {
+            let claim = self.own_claim(s, write.key());
+            claim.is_some_and(|c| c.kind == ClaimKind::Reserved || matches!(write, Write::Delete { .. }))
+        };
+        let spent: Vec<_> = self.view.read(|s| {
+            let writes = txn.writes.iter().filter(|write| is_spent(s, write));
+            writes.map(|write| write.key().to_owned()).collect()
+        });
         if !spent.is_empty() {
             let noted = self.spent.note(spent.clone());
             noted.map_err(|error| self.unnoted("what it is asked", &error))?;
@@ -396,11 +402,11 @@ impl Outbox {
         Ok(spent)
     }
 
-    /// Whether a snapshot shows the claim of this key as held ahead by this node.
-    pub(crate) fn is_held_ahead(&self, snapshot: &Snapshot, key: &str) -> bool {
-        let Some(Known::Address(network, ip)) = Known::of(key) else { return false };
-        let claim = snapshot.addresses.get(&network).and_then(|all| all.get(&ip));
-        claim.is_some_and(|claim| claim.kind == ClaimKind::Reserved && claim.node == self.node)
+    /// The claim of this key, if a snapshot shows it as this node's.
+    pub(crate) fn own_claim<'a>(&self, snapshot: &'a Snapshot, key: &str) -> Option<&'a AddressClaim> {
+        let Some(Known::Address(network, ip)) = Known::of(key) else { return None };
+        let claim = snapshot.addresses.get(&network)?.get(&ip)?;
+        (claim.node == self.node).then_some(claim)
     }
 
     fn unnoted(&self, what: &str, error: &AgentError) -> StoreError {

@@ -11,7 +11,7 @@ use std::{
     net::IpAddr,
 };
 use weft_model::{
-    AddressClaim, Endpoint, NodeId, Revision,
+    AddressClaim, ClaimKind, Endpoint, NodeId, Revision,
     schema::{self, OnNetwork},
 };
 use weft_store::{Outcome, Record, Store, StoreError, Txn};
@@ -91,7 +91,9 @@ enum Decision {
 
 fn decide(node: &NodeId, entry: &journal::Entry, present: &Present) -> Decision {
     let now = |key: &str| present.get(key).and_then(Option::as_ref);
-    if entry.steps.iter().all(|step| is_as(&step.key, now(&step.key), step.after.as_deref())) {
+    let is_gone = |step: &&Step| is_given_back(step) && now(&step.key).is_none();
+    let steps = entry.steps.iter().filter(|step| !is_gone(step));
+    if steps.clone().all(|step| is_as(&step.key, now(&step.key), step.after.as_deref())) {
         return Decision::Done;
     }
     let mut txn = Txn::new();
@@ -111,7 +113,7 @@ fn decide(node: &NodeId, entry: &journal::Entry, present: &Present) -> Decision 
         }
         txn = if *there { txn.present(key) } else { txn.absent(key) };
     }
-    for step in &entry.steps {
+    for step in steps {
         txn = match with_step(txn, node, step, now(&step.key)) {
             Ok(txn) => txn,
             Err(reason) => return Decision::Refuse(reason),
@@ -227,6 +229,14 @@ fn owner(record: &Record) -> Option<NodeId> {
     endpoint(record).map(|endpoint| endpoint.node)
 }
 
+/// Whether an address is kept for the next container that the store would have been given back, had it been there. One that
+/// the store had got back already is nothing to keep.
+fn is_given_back(step: &Step) -> bool {
+    let after = step.after.as_deref().filter(|_| step.before.is_some() && is_claim(&step.key));
+    let claim = after.and_then(|json| serde_json::from_str::<AddressClaim>(json).ok());
+    claim.is_some_and(|claim| claim.kind == ClaimKind::Reserved)
+}
+
 /// Whether the record is what the JSON says, whatever way it was written in.
 fn is_as(key: &str, record: Option<&Record>, json: Option<&str>) -> bool {
     let (Some(record), Some(json)) = (record, json) else { return record.is_none() && json.is_none() };
@@ -242,10 +252,10 @@ fn is_as(key: &str, record: Option<&Record>, json: Option<&str>) -> bool {
 mod tests {
     use super::*;
     use crate::tests::cluster::{Cluster, endpoint as spec};
-    use weft_model::{ClaimKind, encode};
+    use weft_model::encode;
 
     #[tokio::test]
-    async fn an_address_that_an_engine_gave_back_takes_along_the_endpoint_that_nobody_knew_any_more() {
+    async fn what_an_engine_gave_back_is_told_although_the_daemon_did_not_know_the_last_of_it() {
         let cluster = Cluster::new().await;
         let host = cluster.host(1).await;
         let network = host.network("blue", "10.9.0.0/24").await;
@@ -270,6 +280,13 @@ mod tests {
         let told = tell(store, node, &step(&claim, Some(&after))).await.unwrap();
         assert!(matches!(told, Told::As(_)));
         assert!(store.get(&schema::key_of_endpoint(&made)).await.unwrap().is_some());
+
+        // The store had got it back before: there is nothing to keep.
+        let gone = schema::address_key(&network.id, "10.9.0.99".parse().unwrap());
+        let mut entry = step(&claim, Some(&AddressClaim { kind: ClaimKind::Reserved, ..claim.clone() }));
+        entry.steps[0].key.clone_from(&gone);
+        assert!(matches!(tell(store, node, &entry).await.unwrap(), Told::As(_)));
+        assert!(store.get(&gone).await.unwrap().is_none());
 
         // What the daemon's snapshot knew is from before the endpoint.
         let before = AddressClaim { endpoint: None, ..claim.clone() };

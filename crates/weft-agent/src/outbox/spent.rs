@@ -1,8 +1,8 @@
-//! Addresses that were held ahead and may be so no longer.
+//! Addresses that this host may not have any longer.
 //!
 //! The snapshot on disk is a moment older than what the store has been asked since. A daemon that is killed in that moment
-//! and starts while the store is away would find an address held ahead in it that it gave back, and give it to a container.
-//! So the keys of such claims are on disk before the store is asked, until a snapshot that shows what became of them is.
+//! and starts while the store is away would find an address in it that it gave back, and give it to a container. So the keys
+//! of such claims are on disk before the store is asked, until a snapshot that shows what became of them is.
 
 use crate::AgentError;
 use std::{
@@ -60,17 +60,13 @@ impl Spent {
         self.lock().iter().filter(|(_, settled)| **settled).map(|(key, _)| key.clone()).collect()
     }
 
-    /// A snapshot is on disk. It is right about the `settled`; of the others, those that it does not show as held ahead can
+    /// A snapshot is on disk. It is right about the `settled`; of the others, those that it does not show as this host's can
     /// do no harm.
-    pub(crate) fn saved(
-        &self,
-        settled: &[String],
-        is_held_ahead: impl Fn(&str) -> bool,
-    ) -> Result<(), AgentError> {
-        self.change(|all| all.retain(|key, _| !settled.contains(key) && is_held_ahead(key)))
+    pub(crate) fn saved(&self, settled: &[String], is_ours: impl Fn(&str) -> bool) -> Result<(), AgentError> {
+        self.change(|all| all.retain(|key, _| !settled.contains(key) && is_ours(key)))
     }
 
-    /// Whether the claim may be held ahead no longer, whatever the view shows.
+    /// Whether the claim may be this host's no longer, whatever the view shows.
     pub(crate) fn contains(&self, key: &str) -> bool {
         self.lock().contains_key(key)
     }
