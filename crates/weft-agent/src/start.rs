@@ -162,7 +162,7 @@ where
     let agent = adopt(options, &this, outbox, view, (kernel, machine), &tasks, shutdown.clone()).await;
     let inner = &agent.0;
     let (outbox, view) = (Arc::clone(&inner.outbox), Arc::clone(&inner.view));
-    let kept = cache::Kept { path: cache.clone(), outbox, view };
+    let kept = cache::Kept::new(cache.clone(), outbox, view);
     spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
     spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));

@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 use weft_model::{
-    BadRecord, Change, NetworkId, Node, Revision, Snapshot, Touched,
+    BadRecord, Change, NetworkId, Node, Revision, Snapshot, Touched, encode,
     schema::{self, Scope},
 };
 use weft_store::{Batch, Listing};
@@ -31,6 +31,8 @@ pub(crate) struct View {
     untold: Mutex<Untold>,
     known: RwLock<Known>,
     news: Mutex<News>,
+    /// What the snapshot on disk does not have yet, by key; `None`: nobody has counted. Changed with `known` locked.
+    unsaved: Mutex<Option<Untold>>,
     wake: Notify,
     seen: watch::Sender<Seen>,
     /// The networks that are followed, or are about to be.
@@ -74,6 +76,18 @@ impl Seen {
 
 /// Values by key; `None`: removed.
 pub(crate) type Untold = BTreeMap<String, Option<Vec<u8>>>;
+
+/// What changed since the snapshot on disk was last written.
+#[derive(Debug)]
+pub(crate) enum Unsaved {
+    /// All of it may have.
+    All(Snapshot),
+    /// These records did, up to a revision; `None`: removed.
+    Changes(Revision, Untold),
+}
+
+/// Many more than come about in a second: from there on, all of it is written.
+const MANY: usize = 20_000;
 
 /// What changed since it was last taken.
 #[derive(Debug, Default)]
@@ -130,6 +144,7 @@ impl View {
             untold: Mutex::default(),
             known: RwLock::new(known),
             news: Mutex::new(News { all: true, ..News::default() }),
+            unsaved: Mutex::new(None),
             wake: Notify::new(),
             seen: watch::Sender::new(seen),
             followed,
@@ -163,6 +178,32 @@ impl View {
         (!news.is_empty()).then(|| look(known.snapshot(), news))
     }
 
+    /// Takes what the snapshot on disk does not have yet, or `all` of it, together with a look at the snapshot at that time.
+    pub(crate) fn take_unsaved<R>(&self, all: bool, look: impl FnOnce(&Snapshot) -> R) -> (Unsaved, R) {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.lock_unsaved().replace(Untold::new()).filter(|_| !all);
+        let snapshot = known.snapshot();
+        let unsaved = match changes {
+            Some(changes) => Unsaved::Changes(snapshot.revision, changes),
+            None => Unsaved::All(snapshot.clone()),
+        };
+        (unsaved, look(snapshot))
+    }
+
+    fn unsaved(&self, changes: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) {
+        let mut unsaved = self.lock_unsaved();
+        if let Some(present) = &mut *unsaved {
+            present.extend(changes);
+            if present.len() > MANY {
+                *unsaved = None;
+            }
+        }
+    }
+
+    fn lock_unsaved(&self) -> MutexGuard<'_, Option<Untold>> {
+        self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until there is news.
     pub(crate) async fn news(&self) {
         loop {
@@ -190,9 +231,13 @@ impl View {
                 // The periodic relist mostly brings what is known already; then there is nothing to plan.
                 let other = known.replace_cluster(listed);
                 news.all |= other;
+                if other {
+                    *self.lock_unsaved() = None;
+                }
                 return About { networks: other, nodes: other };
             };
             news.touched.extend(known.replace_network(network, &mut listed));
+            *self.lock_unsaved() = None;
             About::default()
         });
         bad
@@ -208,6 +253,7 @@ impl View {
                 if untold.contains_key(&change.key) {
                     continue;
                 }
+                self.unsaved([(change.key.clone(), change.value.clone())]);
                 about.networks |= self.is_about_networks(change);
                 about.nodes |= change.key.starts_with(schema::NODES);
                 match known.apply(change) {
@@ -252,6 +298,7 @@ impl View {
     pub(crate) fn forget(&self, network: &NetworkId) {
         self.change(None, |known, news| {
             news.touched.extend(known.replace_network(network, &mut Snapshot::default()));
+            *self.lock_unsaved() = None;
             About::default()
         });
         self.seen.send_modify(|seen| {
@@ -270,6 +317,7 @@ impl View {
                 }
                 let change = Change { key: key.clone(), value: value.clone() };
                 news.touched.extend(readable(known.apply(&change)));
+                self.unsaved([(change.key, change.value)]);
             }
             *present = untold;
             About::default()
@@ -338,6 +386,7 @@ impl View {
         *self.this.write().unwrap_or_else(PoisonError::into_inner) = node.clone();
         self.change(None, |known, news| {
             news.touched.insert(Touched::Node(node.id.clone()));
+            self.unsaved([(schema::node_key(&node.id), Some(encode(&node)))]);
             known.other_records().nodes.insert(node.id.clone(), node);
             About::default()
         });
@@ -488,6 +537,44 @@ mod tests {
         let news = view.take_news(|_, news| news).unwrap();
         assert!(!news.all && news.touched.is_empty() && news.moved);
         assert_eq!(view.read(|s| s.revision), Revision(9));
+    }
+
+    #[test]
+    fn what_is_unsaved_makes_a_kept_snapshot_what_the_view_is() {
+        let this = node();
+        let view = View::new(this.clone(), Snapshot::default(), Followed::default());
+        let Unsaved::All(mut kept) = view.take_unsaved(false, |_| ()).0 else {
+            panic!("nothing is saved yet")
+        };
+        let mut save = |what: &str| {
+            let (unsaved, now) = view.take_unsaved(false, Snapshot::clone);
+            let Unsaved::Changes(revision, changes) = unsaved else { panic!("{what}: all of it") };
+            let count = changes.len();
+            for (key, value) in changes {
+                kept.apply(&Change { key, value }).unwrap();
+            }
+            kept.revision = revision;
+            assert_eq!(kept, now, "{what}");
+            count
+        };
+        let other = crate::tests::cluster::node(2);
+        let key = schema::node_key(&other.id);
+        view.apply(&Scope::Cluster, &batch(7, key.clone(), Some(&encode(&other))));
+        assert_eq!(save("a record"), 1);
+        view.apply(&Scope::Cluster, &batch(8, key, None));
+        view.set_this(Node { epoch: 7, ..this.clone() });
+        assert_eq!(save("a removal, and this node"), 2);
+        assert_eq!(save("nothing"), 0);
+        let record = (schema::alive_key(&this.id), Some(b"1".to_vec()));
+        view.set_untold(Untold::from([record]));
+        assert_eq!(save("what was not told"), 1);
+        // A listing may have changed anything, or nothing.
+        view.reset(&Scope::Cluster, Listing { revision: Revision(9), records: vec![] });
+        assert_eq!(save("a listing of the same"), 0);
+        let key = schema::alive_key(&other.id);
+        let records = vec![Record { key, value: b"1".to_vec(), modified: Revision(10) }];
+        view.reset(&Scope::Cluster, Listing { revision: Revision(10), records });
+        assert!(matches!(view.take_unsaved(false, |_| ()).0, Unsaved::All(_)));
     }
 
     #[test]

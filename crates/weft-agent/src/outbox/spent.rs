@@ -14,86 +14,118 @@ use weft_store::replace_file;
 
 const MODE: u32 = 0o644;
 
-/// The keys, each with whether the view shows what became of it. A file holds the same keys.
+/// The keys. A file holds the same.
 pub(crate) struct Spent {
     path: PathBuf,
-    keys: Mutex<BTreeMap<String, bool>>,
+    all: Mutex<All>,
 }
+
+#[derive(Clone, Default)]
+struct All {
+    next: u64,
+    keys: BTreeMap<String, Note>,
+}
+
+#[derive(Clone, Copy)]
+struct Note {
+    number: u64,
+    /// The view shows what became of the claim.
+    settled: bool,
+}
+
+/// Notes that a snapshot makes needless: see [`Spent::harmless`].
+pub(crate) struct Harmless(Vec<(String, u64)>);
 
 impl Spent {
     /// The file at `path`, with what an earlier daemon has left in it: nobody knows what became of that.
     pub(super) fn open(path: &Path) -> Result<Self, AgentError> {
-        let fail = |reason: &dyn std::fmt::Display| AgentError::File {
-            path: path.display().to_string(),
-            reason: reason.to_string(),
-        };
+        let fail = |reason: String| AgentError::File { path: path.display().to_string(), reason };
         let keys: Vec<String> = match std::fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
-                fail(&format!(
+                fail(format!(
                     "{e}: it tells which addresses this host holds no longer; remove it while the store can be reached"
                 ))
             })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(fail(&error)),
+            Err(error) => return Err(fail(error.to_string())),
         };
-        let keys = keys.into_iter().map(|key| (key, false)).collect();
-        Ok(Self { path: path.to_owned(), keys: Mutex::new(keys) })
+        let mut all = All::default();
+        all.note(keys);
+        Ok(Self { path: path.to_owned(), all: Mutex::new(all) })
     }
 
     /// The store is about to be asked to change these. They are on disk when this returns.
     pub(crate) fn note(&self, keys: Vec<String>) -> Result<(), AgentError> {
-        self.change(|all| all.extend(keys.into_iter().map(|key| (key, false))))
+        self.change(|all| all.note(keys))
     }
 
     /// The view shows what became of them.
     pub(super) fn settle(&self, keys: &[String]) {
         let mut all = self.lock();
         for key in keys {
-            if let Some(settled) = all.get_mut(key) {
-                *settled = true;
+            if let Some(note) = all.keys.get_mut(key) {
+                note.settled = true;
             }
         }
     }
 
-    /// Those that the view shows. A snapshot that is read from now on is right about them.
-    pub(crate) fn settled(&self) -> Vec<String> {
-        self.lock().iter().filter(|(_, settled)| **settled).map(|(key, _)| key.clone()).collect()
+    /// What a snapshot of the view as it is now makes needless when it is on disk: it is right about what is settled; of the
+    /// others, those that it does not show as this host's do no harm.
+    pub(crate) fn harmless(&self, is_ours: impl Fn(&str) -> bool) -> Harmless {
+        let all = self.lock();
+        let found = all.keys.iter().filter(|(key, note)| note.settled || !is_ours(key));
+        Harmless(found.map(|(key, note)| (key.clone(), note.number)).collect())
     }
 
-    /// A snapshot is on disk. It is right about the `settled`; of the others, those that it does not show as this host's can
-    /// do no harm.
-    pub(crate) fn saved(&self, settled: &[String], is_ours: impl Fn(&str) -> bool) -> Result<(), AgentError> {
-        self.change(|all| all.retain(|key, _| !settled.contains(key) && is_ours(key)))
+    /// The snapshot is on disk. What was noted anew meanwhile stays.
+    pub(crate) fn saved(&self, Harmless(notes): &Harmless) -> Result<(), AgentError> {
+        self.change(|all| {
+            for (key, number) in notes {
+                if all.keys.get(key).is_some_and(|note| note.number == *number) {
+                    all.keys.remove(key);
+                }
+            }
+        })
     }
 
     /// Whether the claim may be this host's no longer, whatever the view shows.
     pub(crate) fn contains(&self, key: &str) -> bool {
-        self.lock().contains_key(key)
+        self.lock().keys.contains_key(key)
     }
 
     /// Those of which nobody knows what became of them.
     pub(crate) fn unsettled(&self) -> Vec<String> {
-        self.lock().iter().filter(|(_, settled)| !**settled).map(|(key, _)| key.clone()).collect()
+        let all = self.lock();
+        all.keys.iter().filter(|(_, note)| !note.settled).map(|(key, _)| key.clone()).collect()
     }
 
     /// Changes the keys, on disk first; on an error they are as before.
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<String, bool>)) -> Result<(), AgentError> {
-        let mut keys = self.lock();
-        let mut changed = keys.clone();
+    fn change(&self, change: impl FnOnce(&mut All)) -> Result<(), AgentError> {
+        let mut all = self.lock();
+        let mut changed = all.clone();
         change(&mut changed);
-        if !changed.keys().eq(keys.keys()) {
-            let all: Vec<_> = changed.keys().collect();
-            replace_file(&self.path, MODE, &weft_model::encode(&all)).map_err(|error| AgentError::File {
+        if !changed.keys.keys().eq(all.keys.keys()) {
+            let keys: Vec<_> = changed.keys.keys().collect();
+            replace_file(&self.path, MODE, &weft_model::encode(&keys)).map_err(|error| AgentError::File {
                 path: self.path.display().to_string(),
                 reason: error.to_string(),
             })?;
         }
-        *keys = changed;
+        *all = changed;
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, bool>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl All {
+    fn note(&mut self, keys: Vec<String>) {
+        for key in keys {
+            self.next += 1;
+            self.keys.insert(key, Note { number: self.next, settled: false });
+        }
     }
 }
 
@@ -110,17 +142,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("spent.json");
         let spent = Spent::open(&path).unwrap();
-        spent.note(keys(&["a", "b", "c"])).unwrap();
+        spent.note(keys(&["a", "b", "c", "d"])).unwrap();
         let after_a_crash = Spent::open(&path).unwrap();
-        assert_eq!(after_a_crash.unsettled(), keys(&["a", "b", "c"]));
+        assert_eq!(after_a_crash.unsettled(), keys(&["a", "b", "c", "d"]));
 
-        spent.settle(&keys(&["a"]));
-        let settled = spent.settled();
-        // Settled after the snapshot was read: it may not show it.
+        spent.settle(&keys(&["a", "d"]));
+        let harmless = spent.harmless(|key| key != "c");
+        // After the snapshot was read: it may not show it.
         spent.settle(&keys(&["b"]));
-        spent.saved(&settled, |key| key != "c").unwrap();
-        assert!(!spent.contains("a") && spent.contains("b") && !spent.contains("c"));
-        assert_eq!(Spent::open(&path).unwrap().unsettled(), keys(&["b"]));
+        spent.note(keys(&["d"])).unwrap();
+        spent.saved(&harmless).unwrap();
+        assert_eq!(["a", "b", "c", "d"].map(|key| spent.contains(key)), [false, true, false, true]);
+        assert_eq!(Spent::open(&path).unwrap().unsettled(), keys(&["b", "d"]));
     }
 
     #[test]
