@@ -81,7 +81,7 @@ pub(crate) type Untold = BTreeMap<String, Option<Vec<u8>>>;
 #[derive(Debug)]
 pub(crate) enum Unsaved {
     /// All of it may have.
-    All(Snapshot),
+    All(Box<Snapshot>),
     /// These records did, up to a revision; `None`: removed.
     Changes(Revision, Untold),
 }
@@ -185,7 +185,7 @@ impl View {
         let snapshot = known.snapshot();
         let unsaved = match changes {
             Some(changes) => Unsaved::Changes(snapshot.revision, changes),
-            None => Unsaved::All(snapshot.clone()),
+            None => Unsaved::All(Box::new(snapshot.clone())),
         };
         (unsaved, look(snapshot))
     }
