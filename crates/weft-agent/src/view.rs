@@ -554,7 +554,7 @@ mod tests {
                 kept.apply(&Change { key, value }).unwrap();
             }
             kept.revision = revision;
-            assert_eq!(kept, now, "{what}");
+            assert_eq!(*kept, now, "{what}");
             count
         };
         let other = crate::tests::cluster::node(2);
