@@ -8,6 +8,7 @@
 pub mod cni;
 pub mod daemon;
 pub mod docker;
+pub mod fuzzing;
 pub mod podman;
 
 #[cfg(test)]

@@ -9,17 +9,20 @@
 mod api;
 mod arp;
 mod changes;
+mod cni_call;
 mod command_line;
 mod config_file;
 mod consul;
 mod discovery;
 mod dns;
 mod docker_api;
+mod import;
 mod join_token;
 mod kept_snapshot;
 mod nd;
 mod outbox;
 mod plugin_call;
+mod podman_call;
 mod promises;
 mod records;
 mod store_call;
@@ -31,21 +34,24 @@ mod vxlan;
 pub type Check = fn(&[u8]);
 
 /// All of them, each under its target's name.
-pub const TARGETS: [(&str, Check); 19] = [
+pub const TARGETS: [(&str, Check); 22] = [
     ("api", api::check),
     ("arp", arp::check),
     ("changes", changes::check),
+    ("cni_call", cni_call::check),
     ("command_line", command_line::check),
     ("config_file", config_file::check),
     ("consul", consul::check),
     ("discovery", discovery::check),
     ("dns", dns::check),
     ("docker_api", docker_api::check),
+    ("import", import::check),
     ("join_token", join_token::check),
     ("kept_snapshot", kept_snapshot::check),
     ("nd", nd::check),
     ("outbox", outbox::check),
     ("plugin_call", plugin_call::check),
+    ("podman_call", podman_call::check),
     ("records", records::check),
     ("store_call", store_call::check),
     ("store_watch", store_watch::check),

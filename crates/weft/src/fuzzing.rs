@@ -7,6 +7,7 @@ use crate::{
     cli::{Cli, Command, NetworkCommand},
     commands,
     config::{DaemonConfig, DaemonFlags, HostConfig, HostFlags, Layers, Seconds, Switch, UdpPort},
+    import,
 };
 use clap::Parser as _;
 use weft_agent::api::NetworkSpec;
@@ -33,6 +34,27 @@ pub fn command_line(arguments: &[&str]) -> Result<Option<NetworkSpec>, String> {
     let spec = commands::network::spec(*flags).map_err(|failure| failure.text())?;
     assert!(spec.subnets.is_empty() || Subnet::validate_all(&spec.subnets).is_ok(), "{spec:?}");
     Ok(Some(spec))
+}
+
+/// A definition of networks by something else: what is proposed, each as a command line and as the daemon is asked for it.
+pub fn import(kind: &str, definition: &[u8]) -> Vec<(String, NetworkSpec)> {
+    let wishes = import::Wishes { unencrypted: definition.len().is_multiple_of(2) };
+    let read = match kind {
+        "swarm" => import::swarm::read(definition, wishes),
+        "flannel" => "net".parse().map_or_else(
+            |_| Ok(import::Definition::default()),
+            |name| import::flannel::read(definition, &name, wishes),
+        ),
+        "classic" => {
+            let text = String::from_utf8_lossy(definition);
+            let keys: Vec<_> = text.lines().filter_map(|line| line.split_once(' ')).collect();
+            let keys: Vec<_> = keys.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+            import::docker_classic::read(&keys, wishes)
+        }
+        _ => return Vec::new(),
+    };
+    let proposals = read.map(|definition| definition.proposals).unwrap_or_default();
+    proposals.into_iter().map(|p| (import::command_line(&p.spec), p.spec)).collect()
 }
 
 /// A value of one of the settings that only the command has: seconds, a port, a switch. How many it could be.

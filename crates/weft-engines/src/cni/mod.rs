@@ -19,6 +19,7 @@ use crate::daemon;
 use config::Config;
 use environment::{Call, Command};
 use error::{CniError, INPUT_OUTPUT};
+pub(crate) use plugin::run;
 use std::{env, io::Read, process::ExitCode};
 use version::Version;
 use weft_agent::api::Client;
@@ -46,16 +47,26 @@ pub fn main() -> ExitCode {
 }
 
 fn answer(text: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Option<String>, CniError> {
-    let call = Call::of(variable)?;
-    if call.command == Command::Version {
-        // Asked before anything else is known: whatever version the configuration is in.
+    let Some((call, config)) = parsed(text, variable)? else {
         return Ok(Some(plugin::versions(&version_in(text))));
-    }
-    let config = Config::read(text)?;
+    };
     let daemon = Client::new(daemon::socket(config.socket.clone()));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let failed = |e| CniError::new(INPUT_OUTPUT, format!("the daemon cannot be called: {e}"));
-    runtime.map_err(failed)?.block_on(plugin::run(&call, &config, &daemon))
+    runtime.map_err(failed)?.block_on(run(&call, &config, &daemon))
+}
+
+/// The call and its configuration. `None`: the versions are asked for, before anything else is known and whatever version the
+/// configuration is in.
+pub(crate) fn parsed(
+    text: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Option<(Call, Config)>, CniError> {
+    let call = Call::of(variable)?;
+    if call.command == Command::Version {
+        return Ok(None);
+    }
+    Ok(Some((call, Config::read(text)?)))
 }
 
 /// The version that an answer is to be in, whatever else the configuration is.

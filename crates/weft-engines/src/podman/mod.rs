@@ -74,7 +74,7 @@ fn answer(arguments: &[String]) -> Result<String, PluginError> {
 }
 
 /// Does a call; what goes to standard output.
-async fn run(
+pub(crate) async fn run(
     command: &str,
     arguments: &[String],
     text: &str,
