@@ -2,14 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::{
-    net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
-use weft_lab::{Tools, cannot_run, figures};
+use weft_lab::{Tools, cannot_run, figures, free_port};
 use weft_scale::{Door, Process, Run, Shape, measure, populate};
 use weft_store::{
     Embedded, JoinToken,
@@ -72,10 +71,6 @@ impl Drop for Server {
         let _ended = self.0.kill();
         let _reaped = self.0.wait();
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn etcd(program: &Path, dir: &Path) -> (Server, String) {

@@ -2,11 +2,7 @@
 //! own, ended with the test.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "tests")]
 
-#[path = "../ports/mod.rs"]
-mod ports;
-
 use crate::conformance::soon;
-use ports::port;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -16,6 +12,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
+use weft_lab::free_port;
 use weft_store::{Consul, ConsulOptions, ConsulTls, probe};
 
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -80,7 +77,7 @@ pub async fn encrypted(ca: &Authority) -> Server {
 
 /// Three servers, the first with a store that knows them all.
 pub async fn cluster() -> [Server; 3] {
-    let ports = [(); 3].map(|()| [port(), port(), port()]);
+    let ports = [(); 3].map(|()| [free_port(), free_port(), free_port()]);
     let gossip = ports.map(|[_, gossip, _]| format!("127.0.0.1:{gossip}"));
     let mut servers = [0, 1, 2].map(|i| {
         let more = json!({
@@ -104,7 +101,7 @@ pub async fn cluster() -> [Server; 3] {
 
 impl Server {
     async fn start_new(options: ConsulOptions, more: impl FnOnce(&Path) -> Value) -> Self {
-        let mut server = Self::new([port(), port(), port()], options, more);
+        let mut server = Self::new([free_port(), free_port(), free_port()], options, more);
         server.start().await;
         server
     }

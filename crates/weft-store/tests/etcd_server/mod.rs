@@ -3,21 +3,19 @@
 #![allow(dead_code, reason = "each target uses its part")]
 
 pub mod certificates;
-#[path = "../ports/mod.rs"]
-mod ports;
 pub mod proxy;
 
 use crate::conformance::{Subject, soon};
 use async_trait::async_trait;
 use certificates::Certificates;
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType};
-use ports::port;
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
+use weft_lab::free_port;
 use weft_store::{Etcd, Store, StoreOptions};
 
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,7 +55,7 @@ pub struct Member {
 
 impl Member {
     pub fn new(binary: &Path, name: &str, tls: Option<&Certificates>) -> Self {
-        let ports = [port(), port()];
+        let ports = [free_port(), free_port()];
         let mut member = Self {
             folder: tempfile::tempdir().unwrap(),
             name: name.to_owned(),
