@@ -1,7 +1,8 @@
 // A frame leaves a container: it is at the ingress of the near end of its veth pair, in the overlay namespace.
 //
 // To a station on this host it goes straight into that container. To one on another host it gets its outer headers
-// here and goes over the trunk into the host's namespace, where to_wire sends it. Who asks for the MAC address of a station
+// here and goes over the trunk into the host's namespace, where to_wire sends it; on a direct network, to a host on the link, it
+// goes without. Who asks for the MAC address of a station
 // on another host is answered. Everything else (broadcast, multicast, unknown stations, tagged frames, other protocols)
 // is left to the bridge.
 #include "discovery.h"
@@ -116,6 +117,8 @@ INLINE struct flow *flow_of(__u32 ifindex, __u8 *mac, __u32 version)
 	flow->vni = port->vni;
 	flow->counter = port->counter;
 	flow->to = *to;
+	flow->direct = 0;
+	flow->inner_dst = (struct address){};
 	return flow;
 }
 
@@ -170,6 +173,45 @@ INLINE __u32 path_mtu(struct host *host, struct station *to)
 	return hop->mtu - overhead;
 }
 
+// Whether packets from this port between these addresses may go without outer headers. The receiver knows them by their
+// addresses alone: so both must be the stations' own, or a container could send into another network.
+INLINE int may_go_plain(struct flow *flow, __u8 *mac, struct address *src, struct address *dst)
+{
+	struct station_key key = { .vni = flow->vni };
+	struct direct *to, *of;
+	struct station *sender;
+
+	to = bpf_map_lookup_elem(&directs, dst);
+	if (!to || !to->sends || to->vni != flow->vni || __builtin_memcmp(to->mac, flow->mac, sizeof(to->mac)))
+		return 0;
+	of = bpf_map_lookup_elem(&directs, src);
+	if (!of || of->vni != flow->vni || __builtin_memcmp(of->mac, mac, sizeof(of->mac)))
+		return 0;
+	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
+	sender = bpf_map_lookup_elem(&stations, &key);
+	return sender && sender->ifindex == flow->ifindex;
+}
+
+// Whether a frame's packet goes as it is: it is of a direct network, and its receiver's host is on the link.
+INLINE int goes_plain(struct __sk_buff *skb, struct ethhdr *eth, void *end, struct host *host, struct flow *flow)
+{
+	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &flow->to.counter);
+	struct address src = {}, dst = {};
+
+	// The first packet to a peer asks for the way in outer headers, which any way can carry.
+	if (!hop || !hop->on_link || !same_address(&hop->to, &flow->to.vtep))
+		return 0;
+	if (eth->proto == htons(ETH_P_IPV6) && (void *)(eth + 1) + sizeof(struct ipv6hdr) > end)
+		return 0;
+	addresses_of(eth + 1, eth->proto, &src, &dst);
+	if (unlikely(!same_address(&dst, &flow->inner_dst) || !same_address(&src, &flow->inner_src))) {
+		flow->direct = may_go_plain(flow, eth->src, &src, &dst);
+		flow->inner_src = src;
+		flow->inner_dst = dst;
+	}
+	return flow->direct && largest_packet(skb, eth, end) <= (hop->mtu ?: host->mtu);
+}
+
 SEC("classifier")
 int from_container(struct __sk_buff *skb)
 {
@@ -206,6 +248,12 @@ int from_container(struct __sk_buff *skb)
 		return bpf_redirect_peer(to->ifindex, 0);
 	}
 
+	if (goes_plain(skb, eth, end, host, flow)) {
+		sent(flow->counter, skb->len);
+		sent(to->counter, skb->len);
+		skb->mark = to->counter | MARK_DIRECT;
+		return bpf_redirect_peer(host->trunk_overlay, 0);
+	}
 	// What does not fit the tunnel is for the kernel's path, which can fragment it.
 	if (largest_packet(skb, eth, end) > path_mtu(host, to))
 		return TCX_NEXT;

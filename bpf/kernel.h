@@ -47,6 +47,7 @@ struct __sk_buff {
 static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static __u32 (*bpf_get_prandom_u32)(void) = (void *)7;
 static long (*bpf_redirect)(__u32 ifindex, __u64 flags) = (void *)23;
+static long (*bpf_skb_pull_data)(struct __sk_buff *, __u32 len) = (void *)39;
 static long (*bpf_skb_change_tail)(struct __sk_buff *, __u32 len, __u64 flags) = (void *)38;
 static long (*bpf_skb_change_type)(struct __sk_buff *, __u32 type) = (void *)32;
 static long (*bpf_skb_adjust_room)(struct __sk_buff *, __s32 len, __u32 mode, __u64 flags) = (void *)50;
@@ -82,6 +83,11 @@ struct bpf_fib_lookup {
 	__u32 src[4], dst[4];
 	__u16 vlan_proto, vlan_tci;
 	__u8 smac[6], dmac[6];
+};
+
+struct bpf_redir_neigh {
+	__u32 nh_family;
+	__u32 nh[4];
 };
 
 #define ETH_P_IP 0x0800

@@ -43,6 +43,22 @@ struct peer {
 	__u32 counter;
 };
 
+// An address of a station on a direct network: its packets cross the link between two hosts as they are. They carry no VNI,
+// so no two of these networks share an address. Entries for stations on other hosts are there as far as those hosts are on
+// this one's link.
+struct direct {
+	__u32 vni;
+	__u8 mac[6];
+	__u8 prefix; // the length of the subnet's prefix
+	__u8 sends;  // its host is another one, and takes such packets from this one
+};
+
+// The MAC address from which a host on the link sends such packets.
+struct link_peer_key {
+	__u8 mac[6];
+	__u16 zero;
+};
+
 // This host.
 struct host {
 	struct address vtep;
@@ -51,7 +67,7 @@ struct host {
 	__u16 udp_port;	     // network order
 	__u16 ipv6;	     // the VTEP is an IPv6 address
 	__u32 mtu;	     // the largest inner IP packet that fits the tunnel
-	__u32 version;	     // raised after every change of `stations`, `ports` or `peers`: what was remembered ends with it
+	__u32 version;	     // raised after every change of the tables but `neighbours`: what was remembered ends with it
 };
 
 struct counter {
@@ -98,6 +114,23 @@ struct {
 	__type(value, struct peer);
 } peers SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 262144);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct address);
+	__type(value, struct direct);
+} directs SEC(".maps");
+
+// The value is its VTEP.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct link_peer_key);
+	__type(value, struct address);
+} link_peers SEC(".maps");
+
 // This host, in the slot that `current` names. A change is written to the next slot before that is named, so no
 // program sees half of it.
 struct {
@@ -128,13 +161,15 @@ struct {
 	__type(value, __u64);
 } drops SEC(".maps");
 
-// The next hop to a peer as the routing table had it a moment ago. Of to_wire; by the peer's counter slot.
+// The next hop to a peer as the routing table had it a moment ago. Of to_wire; by the peer's counter slot. Whom a packet of a
+// direct network is for stands nowhere else, so from_container relies on `to` and `on_link`.
 struct next_hop {
 	__u64 until; // in nanoseconds of the coarse monotonic clock
 	struct address to;
 	__u32 ifindex;
 	__u8 dmac[6], smac[6];
 	__u32 mtu; // of the path, with what routers have told; 0: not known
+	__u32 on_link; // the peer was reached without a gateway when last looked for
 };
 
 struct {
@@ -153,6 +188,9 @@ struct flow {
 	__u32 vni;
 	__u32 counter; // the port's
 	struct station to;
+	// The last pair of inner addresses, and whether their packets may go without outer headers.
+	struct address inner_src, inner_dst;
+	__u32 direct;
 };
 
 #define FLOWS 1024
@@ -183,10 +221,45 @@ struct {
 	__type(value, struct arrival);
 } arrivals SEC(".maps");
 
+// And for packets of direct networks. Private to from_wire; by a hash of both addresses.
+struct plain {
+	__u32 version;
+	__u32 ifindex; // of the port
+	struct address src, dst;
+	__u8 from[6];	     // the MAC address that it came from
+	__u8 mac[6], source[6]; // those that it is to have
+	__u16 zero;
+	__u32 counter; // the port's
+	__u32 peer_counter;
+};
+
+#define PLAINS 1024
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, PLAINS);
+	__type(key, __u32);
+	__type(value, struct plain);
+} plains SEC(".maps");
+
+// In a frame's mark on the trunk, beside the peer's counter slot: it has no outer headers.
+#define MARK_DIRECT (1u << 31)
+
 INLINE int same_address(const struct address *a, const struct address *b)
 {
 	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
 	       a->word[3] == b->word[3];
+}
+
+// The addresses of a packet whose headers were found to be there.
+INLINE void addresses_of(void *ip, __u16 proto, struct address *src, struct address *dst)
+{
+	if (proto == htons(ETH_P_IP)) {
+		src->word[0] = ((struct iphdr *)ip)->src;
+		dst->word[0] = ((struct iphdr *)ip)->dst;
+	} else {
+		__builtin_memcpy(src, ((struct ipv6hdr *)ip)->src, sizeof(*src));
+		__builtin_memcpy(dst, ((struct ipv6hdr *)ip)->dst, sizeof(*dst));
+	}
 }
 
 INLINE struct host *this_host(void)

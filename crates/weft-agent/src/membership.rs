@@ -61,6 +61,7 @@ pub(crate) fn describe(options: &AgentOptions, id: &NodeId, epoch: u64) -> Resul
         epoch,
         started: unix_now(),
         routes: weft_kernel::host_routes()?,
+        direct: None,
     })
 }
 

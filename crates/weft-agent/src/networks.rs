@@ -103,6 +103,7 @@ impl Agent {
             subnets,
             mtu: spec.mtu,
             internal: spec.internal,
+            direct: spec.direct,
             labels: spec.labels.clone(),
             options: spec.options.clone(),
             address_driver,

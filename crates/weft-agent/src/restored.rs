@@ -192,6 +192,7 @@ mod tests {
             subnets: vec![Subnet::new("10.9.0.0/24".parse().unwrap())],
             mtu: None,
             internal: false,
+            direct: false,
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
             address_driver: weft_model::AddressDriver::Weft,

@@ -75,6 +75,7 @@ pub(crate) fn network_of(node: &NodeId, name: &str, subnets: &[Subnet]) -> Netwo
         subnets: subnets.to_vec(),
         mtu: None,
         internal: false,
+        direct: false,
         labels: [].into(),
         options: [].into(),
         address_driver: AddressDriver::Weft,

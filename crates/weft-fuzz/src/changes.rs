@@ -113,6 +113,7 @@ impl Choices<'_> {
             epoch: self.number(),
             started: self.number(),
             routes: self.some(|c| HostRoute { destination: c.parsed(&NETS), device: c.text() }),
+            direct: None,
         }
     }
 
@@ -124,6 +125,7 @@ impl Choices<'_> {
             subnets: self.some(Self::subnet),
             mtu: self.maybe(Self::mtu),
             internal: self.yes(),
+            direct: false,
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
             address_driver: self.maybe(Self::id).map_or(AddressDriver::Weft, AddressDriver::Engine),

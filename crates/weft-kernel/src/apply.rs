@@ -38,6 +38,10 @@ impl Host {
     }
 
     fn apply_to_device(&mut self, op: &Op) -> Outcome {
+        if matches!(op.key(), Key::Direct(..) | Key::LinkPeer(_)) {
+            // Of the fast path alone.
+            return Ok(());
+        }
         let (key, want) = match op {
             Op::Create(key, want) | Op::Change { key, to: want, .. } => (key, want),
             Op::Remove(Key::Bridge(vni)) => return self.overlay.delete_device(&bridge_name(*vni)),
@@ -183,7 +187,13 @@ fn removal(key: &Key, vxlan: Option<u32>, on_bridge: Option<u32>) -> Vec<Step> {
             steps.extend(on_bridge.map(|port| fdb::remove_from_bridge(port, *mac)));
         }
         Key::Neighbour(_, address) => steps.extend(vxlan.map(|vxlan| neighbour::remove(vxlan, *address))),
-        Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_) => {}
+        Key::Bridge(_)
+        | Key::Vxlan(_)
+        | Key::Port(..)
+        | Key::Direct(..)
+        | Key::LinkPeer(_)
+        | Key::Gateway
+        | Key::GatewayPort(_) => {}
     }
     steps.into_iter().map(remove).collect()
 }

@@ -28,7 +28,7 @@ pub use mac::{MacAddr, MacError};
 pub use moment::utc;
 pub use mtu::{ETHERNET_HEADER, Mtu, MtuError, vxlan_overhead};
 pub use network::{AddressDriver, NameError, Network, NetworkName, Subnet, SubnetError};
-pub use node::{HostRoute, Node};
+pub use node::{DirectLink, HostRoute, Node};
 pub use outside::{NoSuchProtocol, Outside, PortProtocol, PublishedPort, gateway_in};
 pub use revision::Revision;
 pub use schema::{Binding, Pool, Removing};

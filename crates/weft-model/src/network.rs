@@ -27,6 +27,9 @@ pub struct Network {
     /// No way out: containers reach one another and nothing else.
     #[serde(default)]
     pub internal: bool,
+    /// Between hosts on one link that can, its packets have no outer headers. No other such network has any of its addresses.
+    #[serde(default)]
+    pub direct: bool,
     /// Labels, as given.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -1,9 +1,12 @@
 //! A host that runs the weft daemon.
 
-use crate::{Mtu, NodeId, UnixSeconds};
+use crate::{MacAddr, Mtu, NodeId, UnixSeconds};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 /// What a node tells the cluster about itself. Written by that node alone; whether it is alive is not in here
 /// but in a key of its own that is bound to the node's lease (see [`crate::schema::alive_key`]), so that a
@@ -33,6 +36,28 @@ pub struct Node {
     /// The host's own routes, against which new subnets are checked (default routes and weft's own left out).
     #[serde(default)]
     pub routes: Vec<HostRoute>,
+    /// Present where the host takes packets of direct networks without outer headers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direct: Option<DirectLink>,
+}
+
+/// The link on which a host takes packets of direct networks without outer headers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectLink {
+    /// The MAC address that it sends them from.
+    pub mac: MacAddr,
+    /// Its VTEP addresses, each with the prefix that the hosts on its link share.
+    pub prefixes: Vec<IpNet>,
+    /// The VTEP addresses of peers in those prefixes that its routes lead to through a gateway all the same.
+    #[serde(default)]
+    pub routed: BTreeSet<IpAddr>,
+}
+
+impl DirectLink {
+    /// Whether the host with this VTEP address is on the link.
+    pub fn reaches(&self, vtep: IpAddr) -> bool {
+        self.prefixes.iter().any(|prefix| prefix.contains(&vtep)) && !self.routed.contains(&vtep)
+    }
 }
 
 impl Node {

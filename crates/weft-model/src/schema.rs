@@ -17,6 +17,7 @@
 //! | `v1/bindings/NODE/ENGINE-NETWORK` | [`Binding`] | by that node: its engine's copy of a network |
 //! | `v1/removing/NETWORK` | [`Removing`] | while the network is being removed: nothing may join it |
 //! | `v1/pools/POOL` | [`Pool`] | by an engine's IPAM call, until a network is made of it |
+//! | `v1/direct` | network id | with every direct network that is made: two with the same addresses cannot both be |
 //! | `v1/moved` | [`Moved`] | by `weft store`: while it stands, no daemon writes here |
 //! | `v1-on/NETWORK/endpoints/ENDPOINT` | [`crate::Endpoint`] | by its node |
 //! | `v1-on/NETWORK/addresses/IP` | [`crate::AddressClaim`] | created only where absent: one holder |
@@ -53,6 +54,8 @@ pub const BINDINGS: &str = "v1/bindings/";
 pub const REMOVING: &str = "v1/removing/";
 /// Prefix of [`pool_key`].
 pub const POOLS: &str = "v1/pools/";
+/// The direct network that was made last. Who makes one compares it, and so has seen all others.
+pub const DIRECT: &str = "v1/direct";
 /// The record that closes a store to all daemons.
 pub const MOVED: &str = "v1/moved";
 

@@ -85,7 +85,12 @@ impl Pair<'_> {
 
     fn has_to_be_removed(&self, key: &Key) -> bool {
         match key {
-            Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_) => {
+            Key::Bridge(_)
+            | Key::Vxlan(_)
+            | Key::Port(..)
+            | Key::LinkPeer(_)
+            | Key::Gateway
+            | Key::GatewayPort(_) => {
                 self.observed.contains_key(key) && !self.stays(key)
             }
             _ => !self.desired.contains_key(key) && self.left_after_removals(key).is_some(),
@@ -113,7 +118,7 @@ impl Pair<'_> {
         let object = self.observed.get(key)?;
         let Some(vni) = key.vni() else { return self.stays(key).then(|| object.clone()) };
         match object {
-            Object::Bridge(_) | Object::Gateway(_) | Object::GatewayPort(_) => {
+            Object::Bridge(_) | Object::LinkPeer(_) | Object::Gateway(_) | Object::GatewayPort(_) => {
                 self.stays(key).then(|| object.clone())
             }
             Object::Vxlan(vxlan) => {
@@ -124,6 +129,8 @@ impl Pair<'_> {
                 let bridged = port.bridged && self.stays(&Key::Bridge(vni));
                 self.stays(key).then(|| Object::Port(Port { bridged, ..port.clone() }))
             }
+            // It hangs on no device.
+            Object::Direct(_) => Some(object.clone()),
             Object::Flood | Object::Neighbour(_) => self.stays(&Key::Vxlan(vni)).then(|| object.clone()),
             Object::Fdb(fdb) => {
                 let on_bridge = self.stays(&Key::Bridge(vni));

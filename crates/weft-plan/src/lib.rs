@@ -5,6 +5,7 @@
 //! values, and a simulation can run it without a kernel.
 
 mod diff;
+mod direct;
 mod displaced;
 mod explain;
 mod gateway;
@@ -22,6 +23,7 @@ mod reserve;
 mod state;
 
 pub use diff::{diff, diff_keys, is_as_desired};
+pub use direct::{NotDirect, direct_between};
 pub use displaced::displaced;
 pub use explain::{Explanation, explain};
 pub use holder::describe_holder;
@@ -33,7 +35,7 @@ pub use plan::plan;
 pub use planner::Planner;
 pub use reserve::{RESERVE, ReserveChange, reserve_change, reserved};
 pub use state::{
-    Bridge, FarEndSandbox, Fdb, GATEWAY_PORTS, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op,
+    Bridge, Direct, FarEndSandbox, Fdb, GATEWAY_PORTS, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op,
     Port, PortFarEnd, Published, Vxlan, bridge_name, far_end_name, gateway_port_name, port_name, vxlan_name,
 };
 

@@ -47,7 +47,11 @@ fn set(kernel: &mut HostState, key: &Key, object: &Object) -> Result<(), OpRefus
     let before = kernel.get(key);
     let was_bridged = before.is_some_and(is_bridged);
     match object {
-        Object::Bridge(_) | Object::Gateway(_) | Object::GatewayPort(_) => {}
+        Object::Bridge(_)
+        | Object::Direct(_)
+        | Object::LinkPeer(_)
+        | Object::Gateway(_)
+        | Object::GatewayPort(_) => {}
         Object::Vxlan(_) | Object::Port(_) => {
             if is_bridged(object) && !kernel.contains_key(&Key::Bridge(vni)) {
                 return refuse("its bridge is not there");
@@ -113,7 +117,13 @@ fn remove(kernel: &mut HostState, key: &Key) {
         Key::Port(..) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
         }
-        Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..) | Key::Gateway | Key::GatewayPort(_) => {}
+        Key::Flood(..)
+        | Key::Fdb(..)
+        | Key::Neighbour(..)
+        | Key::Direct(..)
+        | Key::LinkPeer(_)
+        | Key::Gateway
+        | Key::GatewayPort(_) => {}
     }
 }
 

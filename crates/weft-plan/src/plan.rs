@@ -11,11 +11,12 @@
 //! has it, on every host alike.
 
 use crate::{
+    direct::{direct_between, takes},
     displaced,
     gateway::gateway,
     mtu::tunnel_mtu,
     state::{
-        Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, far_end_name,
+        Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, far_end_name,
         port_name, vxlan_name,
     },
 };
@@ -24,7 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Network, NodeId, Snapshot, UnixSeconds, Vni};
+use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Network, Node, NodeId, Snapshot, UnixSeconds, Vni};
 
 /// The kernel state that `this` node should have.
 ///
@@ -36,6 +37,7 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
     let Some(underlay) = Underlay::of(snapshot, this) else { return state };
     state.extend(gateway(snapshot.all_endpoints().filter(|e| e.node == *this), underlay.wire));
     let mut vnis = BTreeSet::new();
+    let mut direct = false;
     for (id, network) in &snapshot.networks {
         if !vnis.insert(network.vni) {
             continue;
@@ -46,6 +48,7 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
             continue;
         }
         state.extend(underlay.devices(segment));
+        direct |= segment.direct;
         let mut in_order: Vec<_> = endpoints.iter().collect();
         in_order.sort_by_key(|(id, endpoint)| rank(id, endpoint));
         for (id, endpoint) in in_order {
@@ -59,6 +62,9 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
                 };
             }
         }
+    }
+    if direct {
+        state.extend(underlay.link_peers());
     }
     state
 }
@@ -76,6 +82,20 @@ pub(crate) type Claim = (Key, Option<Object>);
 pub(crate) struct Segment {
     pub vni: Vni,
     pub mtu: Mtu,
+    /// Packets have no outer headers where it can be. Never on a host that cannot at all.
+    pub direct: bool,
+}
+
+/// Another node that can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// The address to reach it at.
+    pub vtep: IpAddr,
+    /// Packets of direct networks are taken from it, and sent to it, without outer headers.
+    pub takes: bool,
+    pub sends: bool,
+    /// The MAC address that it sends them from, if it is on the link and does so.
+    pub mac: Option<MacAddr>,
 }
 
 /// What the nodes' records say about the wire between this node and the others.
@@ -87,8 +107,10 @@ pub(crate) struct Underlay {
     pub mtu: Option<Mtu>,
     /// The MTU of this node's wire.
     pub wire: Mtu,
-    /// The other nodes that can be reached, and the address to reach each at.
-    pub peers: BTreeMap<NodeId, IpAddr>,
+    /// This node takes packets of direct networks.
+    pub direct: bool,
+    /// The other nodes that can be reached.
+    pub peers: BTreeMap<NodeId, Peer>,
 }
 
 impl Underlay {
@@ -97,29 +119,43 @@ impl Underlay {
         let vtep = *node.vteps.first()?;
         let displaced = displaced(snapshot);
         let others = snapshot.nodes.iter().filter(|(id, _)| *id != this);
+        let peer = |there: &Node| {
+            let vtep = there.vtep_like(vtep)?;
+            let (takes, sends) = (takes(node, vtep), direct_between(node, there).is_ok());
+            let mac = there.direct.as_ref().filter(|_| takes).map(|link| link.mac);
+            Some((there.id.clone(), Peer { vtep, takes, sends, mac }))
+        };
         let peers = others
-            .filter_map(|(id, node)| Some((id.clone(), node.vtep_like(vtep)?)))
+            .filter_map(|(_, node)| peer(node))
             // A node at our own address would have us send frames to ourselves.
-            .filter(|(_, peer)| *peer != vtep)
-            .filter(|(id, peer)| !displaced.contains_key(&(*peer, id.clone())))
+            .filter(|(_, peer)| peer.vtep != vtep)
+            .filter(|(id, peer)| !displaced.contains_key(&(peer.vtep, id.clone())))
             .collect();
         let mtu = tunnel_mtu(snapshot.nodes.values(), vtep);
-        let wire = node.underlay_mtu;
-        Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, wire, peers })
+        let (wire, direct) = (node.underlay_mtu, node.direct.is_some());
+        Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, wire, direct, peers })
     }
 
     /// Where to send frames for `node`. `None`: it is this one, or it cannot be reached.
     pub fn peer(&self, node: &NodeId) -> Option<IpAddr> {
-        self.peers.get(node).copied()
+        self.peers.get(node).map(|peer| peer.vtep)
     }
 
     pub fn segment(&self, network: &Network) -> Option<Segment> {
-        Some(Segment { vni: network.vni, mtu: network.mtu.or(self.mtu)? })
+        let direct = network.direct && self.direct;
+        Some(Segment { vni: network.vni, mtu: network.mtu.or(self.mtu)?, direct })
+    }
+
+    /// The hosts on the link, where any network here is direct: what they send is taken also from endpoints that this host has not
+    /// heard of yet.
+    pub fn link_peers(&self) -> BTreeMap<Key, Object> {
+        let of = |peer: &Peer| Some((Key::LinkPeer(peer.mac?), Object::LinkPeer(peer.vtep)));
+        self.peers.values().filter_map(of).collect()
     }
 
     /// The devices that a network has on this host, whoever is on it.
     pub fn devices(&self, segment: Segment) -> [(Key, Object); 2] {
-        let Segment { vni, mtu } = segment;
+        let Segment { vni, mtu, .. } = segment;
         let mac = MacAddr::for_device(vni.get());
         let (local, port) = (self.vtep, self.port);
         [
@@ -152,6 +188,17 @@ impl Underlay {
         let link_local = mac.filter(|_| endpoint.ipv6.is_some()).map(|mac| IpAddr::V6(mac.link_local()));
         let addresses = endpoint.addresses().chain(link_local);
         claims.extend(addresses.map(|ip| (Key::Neighbour(vni, ip), neighbour.clone())));
+        if let Some(mac) = mac.filter(|_| segment.direct) {
+            let peer = self.peers.get(&endpoint.node);
+            let here = endpoint.node == self.this;
+            let sends = peer.is_some_and(|peer| peer.sends);
+            let known = here || peer.is_some_and(|peer| peer.takes);
+            let nets = endpoint.ipv4.map(IpNet::V4).into_iter().chain(endpoint.ipv6.map(IpNet::V6));
+            claims.extend(nets.map(|net| {
+                let direct = Object::Direct(Direct { mac, prefix: net.prefix_len(), sends });
+                (Key::Direct(vni, net.addr()), known.then_some(direct))
+            }));
+        }
         claims
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     state::{HostState, Key},
 };
 use std::collections::{BTreeMap, BTreeSet};
-use weft_model::{Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched, Vni};
+use weft_model::{Endpoint, EndpointId, MacAddr, NetworkId, NodeId, Snapshot, Touched, Vni};
 
 /// Holds what [`crate::plan`] would compute and follows the snapshot's changes.
 ///
@@ -24,6 +24,8 @@ pub struct Planner {
     members: BTreeMap<NetworkId, Members>,
     /// The endpoints on this host that carry a way out.
     outside: BTreeMap<(NetworkId, EndpointId), Endpoint>,
+    /// A node has changed, or a network has come or gone: see [`Planner::plan_link_peers`].
+    link_peers_due: bool,
     desired: Desired,
 }
 
@@ -37,6 +39,7 @@ impl Planner {
             networks_by_vni: BTreeMap::new(),
             members: BTreeMap::new(),
             outside: BTreeMap::new(),
+            link_peers_due: false,
             desired: Desired::default(),
         }
     }
@@ -49,6 +52,7 @@ impl Planner {
     /// Begins again with this snapshot, and tells the keys whose objects changed.
     pub fn reset(&mut self, snapshot: &Snapshot) -> BTreeSet<Key> {
         self.plan_all(snapshot);
+        self.plan_link_peers();
         self.desired.take_changed()
     }
 
@@ -75,6 +79,7 @@ impl Planner {
             }
             Touched::Address(..) | Touched::Binding(..) | Touched::Other => {}
         }
+        self.plan_link_peers();
         self.desired.take_changed()
     }
 
@@ -87,6 +92,7 @@ impl Planner {
     }
 
     fn plan_all(&mut self, snapshot: &Snapshot) {
+        self.link_peers_due = true;
         for id in self.members.keys().cloned().collect::<Vec<_>>() {
             self.withdraw(&id);
         }
@@ -132,7 +138,27 @@ impl Planner {
         }
     }
 
+    /// Plans the hosts on the link, as long as a network here is direct.
+    fn plan_link_peers(&mut self) {
+        if !std::mem::take(&mut self.link_peers_due) {
+            return;
+        }
+        let direct = self.members.values().any(|members| members.segment().direct);
+        let underlay = self.underlay.as_ref().filter(|_| direct);
+        let planned = underlay.map(Underlay::link_peers).unwrap_or_default();
+        let present = self.desired.state.range(Key::LinkPeer(MacAddr::ZERO)..Key::Gateway);
+        let gone: Vec<Key> =
+            present.map(|(key, _)| key).filter(|key| !planned.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.desired.set(key, None);
+        }
+        for (key, object) in planned {
+            self.desired.set(key, Some(object));
+        }
+    }
+
     fn nodes_changed(&mut self, snapshot: &Snapshot) {
+        self.link_peers_due = true;
         let new = Underlay::of(snapshot, &self.this);
         let (Some(old), Some(new)) = (&self.underlay, &new) else {
             if self.underlay != new {
@@ -140,11 +166,12 @@ impl Planner {
             }
             return;
         };
-        if (old.vtep, old.port, old.mtu, old.wire) != (new.vtep, new.port, new.mtu, new.wire) {
+        let own = |u: &Underlay| (u.vtep, u.port, u.mtu, u.wire, u.direct);
+        if own(old) != own(new) {
             return self.plan_all(snapshot);
         }
         let both: BTreeSet<&NodeId> = old.peers.keys().chain(new.peers.keys()).collect();
-        let changed: Vec<&NodeId> = both.into_iter().filter(|id| old.peer(id) != new.peer(id)).collect();
+        let changed: Vec<&NodeId> = both.into_iter().filter(|id| old.peers.get(*id) != new.peers.get(*id)).collect();
         for (network, members) in &mut self.members {
             let endpoints = snapshot.endpoints.get(network);
             let ids: Vec<_> = changed.iter().flat_map(|node| members.on(node)).collect();
@@ -216,11 +243,13 @@ impl Planner {
             members.put(underlay, endpoint, Some(record), &mut self.desired);
         }
         self.members.insert(id.clone(), members);
+        self.link_peers_due = true;
     }
 
     fn withdraw(&mut self, id: &NetworkId) {
         if let Some(members) = self.members.remove(id) {
             members.withdraw(&mut self.desired);
+            self.link_peers_due = true;
         }
     }
 }

@@ -86,6 +86,7 @@ mod tests {
             subnets: vec![Subnet::new(subnet.parse().unwrap())],
             mtu: None,
             internal: false,
+            direct: false,
             labels: BTreeMap::new(),
             options: BTreeMap::new(),
             address_driver: driver,

@@ -27,6 +27,10 @@ pub enum Key {
     Fdb(Vni, MacAddr),
     /// The MAC address of a remote endpoint's address: how ARP and ND are answered on this host.
     Neighbour(Vni, IpAddr),
+    /// An address of a direct network whose packets have no outer headers: of an endpoint here, or on a host on this one's link.
+    Direct(Vni, IpAddr),
+    /// A host on this one's link, by the MAC address that it sends packets of direct networks from.
+    LinkPeer(MacAddr),
     /// The rules of the host's namespace for sandboxes that are led out; they are there once at most.
     Gateway,
     /// The host-side end of a sandbox's way out, in the host's namespace. Named by device.
@@ -42,8 +46,9 @@ impl Key {
             | Self::Port(vni, _)
             | Self::Flood(vni, _)
             | Self::Fdb(vni, _)
-            | Self::Neighbour(vni, _) => Some(*vni),
-            Self::Gateway | Self::GatewayPort(_) => None,
+            | Self::Neighbour(vni, _)
+            | Self::Direct(vni, _) => Some(*vni),
+            Self::LinkPeer(_) | Self::Gateway | Self::GatewayPort(_) => None,
         }
     }
 
@@ -56,6 +61,8 @@ impl Key {
             Self::Flood(..) => "flood",
             Self::Fdb(..) => "fdb",
             Self::Neighbour(..) => "neighbour",
+            Self::Direct(..) => "direct",
+            Self::LinkPeer(_) => "link peer",
             Self::Gateway => "gateway",
             Self::GatewayPort(_) => "gateway port",
         }
@@ -72,6 +79,8 @@ impl fmt::Display for Key {
             Self::Flood(vni, vtep) => write!(f, "flood {vtep} (VNI {vni})"),
             Self::Fdb(vni, mac) => write!(f, "fdb {mac} (VNI {vni})"),
             Self::Neighbour(vni, ip) => write!(f, "neighbour {ip} (VNI {vni})"),
+            Self::Direct(vni, ip) => write!(f, "direct {ip} (VNI {vni})"),
+            Self::LinkPeer(mac) => write!(f, "link peer {mac}"),
             Self::Gateway => f.write_str("gateway"),
             Self::GatewayPort(device) => write!(f, "gateway port {device}"),
         }
@@ -88,6 +97,7 @@ pub(crate) fn keys_of(state: &HostState, vni: Vni) -> impl Iterator<Item = &Key>
         Key::Flood(vni, lowest),
         Key::Fdb(vni, MacAddr::ZERO),
         Key::Neighbour(vni, lowest),
+        Key::Direct(vni, lowest),
     ];
     starts.into_iter().flat_map(move |start| {
         let kind = start.kind();
@@ -111,6 +121,10 @@ pub enum Object {
     Fdb(Fdb),
     /// See [`Key::Neighbour`].
     Neighbour(Neighbour),
+    /// See [`Key::Direct`].
+    Direct(Direct),
+    /// See [`Key::LinkPeer`]: its VTEP.
+    LinkPeer(IpAddr),
     /// See [`Key::Gateway`].
     Gateway(Gateway),
     /// See [`Key::GatewayPort`].
@@ -206,6 +220,17 @@ pub struct Fdb {
 pub struct Neighbour {
     /// The endpoint's MAC address.
     pub mac: MacAddr,
+}
+
+/// An entry of the fast path's that the kernel's own tables know nothing of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    /// The endpoint's MAC address.
+    pub mac: MacAddr,
+    /// The length of its subnet's prefix.
+    pub prefix: u8,
+    /// Packets to it leave this host without outer headers. `false`: they are only taken from it, or it is here.
+    pub sends: bool,
 }
 
 /// What leads sandboxes out: the host forwards, their addresses become the host's, ports of the host lead in.

@@ -81,6 +81,7 @@ impl Shape {
             epoch: 1,
             started: 0,
             routes: vec![],
+            direct: None,
         })
     }
 
@@ -96,6 +97,7 @@ impl Shape {
             subnets: vec![Subnet::new(net)],
             mtu: None,
             internal: false,
+            direct: false,
             labels: std::collections::BTreeMap::new(),
             options: std::collections::BTreeMap::new(),
             address_driver: weft_model::AddressDriver::Weft,

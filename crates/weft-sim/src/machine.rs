@@ -72,6 +72,7 @@ impl Machine for FakeMachine {
             epoch,
             started: unix_now(),
             routes: vec![],
+            direct: None,
         })
     }
 

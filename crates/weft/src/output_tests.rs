@@ -41,6 +41,7 @@ fn net() -> NetworkView {
             subnets: vec![subnet, Subnet::new("fd00:9::/64".parse().unwrap())],
             mtu: None,
             internal: true,
+            direct: false,
             labels: [("team".to_owned(), "web".to_owned())].into(),
             options: [("weft.vni".to_owned(), "4096".to_owned())].into(),
             address_driver: AddressDriver::Weft,

@@ -261,6 +261,7 @@ pub(crate) fn node(n: u8) -> Node {
         epoch: 1,
         started: 0,
         routes: vec![],
+        direct: None,
     }
 }
 

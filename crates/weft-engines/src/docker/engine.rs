@@ -244,6 +244,7 @@ mod tests {
             subnets: vec![subnet, Subnet::new("fd00:9::/64".parse().unwrap())],
             mtu: Some("1400".parse().unwrap()),
             internal: true,
+            direct: false,
             labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
             options: BTreeMap::from([("weft.vni".to_owned(), "4096".to_owned())]),
             address_driver: AddressDriver::Weft,

@@ -71,6 +71,7 @@ impl FakeCluster {
                 subnets: spec.subnets,
                 mtu: spec.mtu,
                 internal: spec.internal,
+                direct: spec.direct,
                 labels: spec.labels,
                 options: spec.options,
                 address_driver: if spec.engine_addresses {

@@ -42,6 +42,7 @@ static CLUSTER: LazyLock<Snapshot> = LazyLock::new(|| {
         subnets: ["10.9.0.0/24", "fd00:9::/64"].map(|net| Subnet::new(net.parse().expect("a subnet"))).into(),
         mtu: None,
         internal: false,
+        direct: false,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
         address_driver: AddressDriver::Weft,

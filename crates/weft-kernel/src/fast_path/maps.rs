@@ -17,8 +17,19 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use weft_model::MacAddr;
 
 /// The maps that the daemon fills or reads, which all programs share. Others are a program's own.
-pub(super) const SHARED: [&str; 9] =
-    ["stations", "neighbours", "ports", "peers", "hosts", "current", "counters", "drops", "next_hops"];
+pub(super) const SHARED: [&str; 11] = [
+    "stations",
+    "neighbours",
+    "ports",
+    "peers",
+    "directs",
+    "link_peers",
+    "hosts",
+    "current",
+    "counters",
+    "drops",
+    "next_hops",
+];
 
 /// A MAC address on a network: `struct station_key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +81,27 @@ pub(super) struct PeerEntry {
     pub counter: u32,
 }
 
+/// An address of a station on a direct network: `struct address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct DirectKey(pub IpAddr);
+
+/// `struct direct`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DirectEntry {
+    pub vni: u32,
+    pub mac: MacAddr,
+    pub prefix: u8,
+    pub sends: bool,
+}
+
+/// The MAC address of a host on the link: `struct link_peer_key`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LinkPeerKey(pub MacAddr);
+
+/// Its VTEP: `struct address`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LinkPeerEntry(pub IpAddr);
+
 /// This host: `struct host`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HostEntry {
@@ -78,7 +110,7 @@ pub(super) struct HostEntry {
     pub trunk_host: u32,
     pub udp_port: u16,
     pub mtu: u32,
-    /// Raised after every change of stations, ports or peers: what the programs remember of them ends with it.
+    /// Raised after every change of the tables but neighbours: what the programs remember of them ends with it.
     pub version: u32,
 }
 
@@ -100,6 +132,8 @@ pub(super) struct Maps {
     pub neighbours: Table<NeighbourKey, NeighbourEntry, 20, 8>,
     pub ports: Table<PortKey, PortEntry, 4, 8>,
     pub peers: Table<PeerKey, PeerEntry, 16, 4>,
+    pub directs: Table<DirectKey, DirectEntry, 16, 12>,
+    pub link_peers: Table<LinkPeerKey, LinkPeerEntry, 8, 16>,
     hosts: Array<MapData, [u8; HOST]>,
     /// The slot of `hosts` that is this host.
     current: Array<MapData, u32>,
@@ -131,6 +165,8 @@ impl Maps {
             neighbours: Table::new("neighbours", take("neighbours")?)?,
             ports: Table::new("ports", take("ports")?)?,
             peers: Table::new("peers", take("peers")?)?,
+            directs: Table::new("directs", take("directs")?)?,
+            link_peers: Table::new("link_peers", take("link_peers")?)?,
             hosts,
             current,
             slots: Slots::new(counters.len()),
@@ -145,6 +181,8 @@ impl Maps {
         self.neighbours.refresh()?;
         self.ports.refresh()?;
         self.peers.refresh()?;
+        self.directs.refresh()?;
+        self.link_peers.refresh()?;
         self.adopt_slots();
         Ok(())
     }
@@ -178,7 +216,13 @@ impl Maps {
 
     /// Makes the programs forget what they remember of the tables, if those have changed.
     pub fn publish(&mut self) -> Result<(), KernelError> {
-        let changed = [self.stations.take_changed(), self.ports.take_changed(), self.peers.take_changed()];
+        let changed = [
+            self.stations.take_changed(),
+            self.ports.take_changed(),
+            self.peers.take_changed(),
+            self.directs.take_changed(),
+            self.link_peers.take_changed(),
+        ];
         if !changed.contains(&true) {
             return Ok(());
         }
@@ -314,6 +358,47 @@ impl Layout<4> for PeerEntry {
     }
 }
 
+impl Layout<16> for DirectKey {
+    fn encode(self) -> [u8; 16] {
+        address(self.0)
+    }
+    fn decode(bytes: [u8; 16]) -> Self {
+        Self(ip(bytes))
+    }
+}
+
+impl Layout<12> for DirectEntry {
+    fn encode(self) -> [u8; 12] {
+        join([&self.vni.to_ne_bytes(), &self.mac.0, &[self.prefix, u8::from(self.sends)]])
+    }
+    fn decode(bytes: [u8; 12]) -> Self {
+        Self {
+            vni: number(&bytes, 0),
+            mac: MacAddr(part(&bytes, 4)),
+            prefix: bytes[10],
+            sends: bytes[11] != 0,
+        }
+    }
+}
+
+impl Layout<8> for LinkPeerKey {
+    fn encode(self) -> [u8; 8] {
+        join([&self.0.0])
+    }
+    fn decode(bytes: [u8; 8]) -> Self {
+        Self(MacAddr(part(&bytes, 0)))
+    }
+}
+
+impl Layout<16> for LinkPeerEntry {
+    fn encode(self) -> [u8; 16] {
+        address(self.0)
+    }
+    fn decode(bytes: [u8; 16]) -> Self {
+        Self(ip(bytes))
+    }
+}
+
 impl Layout<HOST> for HostEntry {
     fn encode(self) -> [u8; HOST] {
         join([
@@ -353,6 +438,10 @@ mod tests {
             ("neighbour", 8),
             ("peer", 4),
             ("address", 16),
+            ("direct", 12),
+            ("link_peer_key", 8),
+            // What programs of the same layout of maps have made of it before.
+            ("next_hop", 48),
             ("host", HOST),
             ("counter", 32),
         ];
@@ -363,6 +452,9 @@ mod tests {
             ("station", "vtep", 8),
             ("port", "counter", 4),
             ("neighbour_key", "address", 4),
+            ("direct", "mac", 4),
+            ("direct", "prefix", 10),
+            ("direct", "sends", 11),
             ("host", "vtep", 0),
             ("host", "trunk_overlay", 16),
             ("host", "trunk_host", 20),
@@ -403,6 +495,8 @@ mod tests {
             let key = NeighbourKey { vni: 4096, address: vtep };
             assert_eq!(NeighbourKey::decode(key.encode()), key);
             assert_eq!(PeerKey::decode(PeerKey(vtep).encode()), PeerKey(vtep));
+            assert_eq!(DirectKey::decode(DirectKey(vtep).encode()), DirectKey(vtep));
+            assert_eq!(LinkPeerEntry::decode(LinkPeerEntry(vtep).encode()), LinkPeerEntry(vtep));
         }
         let station = Station::Local { ifindex: 17, counter: 4 };
         assert_eq!(Station::decode(station.encode()), station);
@@ -411,6 +505,9 @@ mod tests {
         assert_eq!(key.encode()[4..], [2, 0, 0, 1, 2, 3, 0, 0]);
         let port = PortEntry { vni: 4096, counter: 1 };
         assert_eq!(PortEntry::decode(port.encode()), port);
+        let direct = DirectEntry { vni: 4096, mac, prefix: 24, sends: true };
+        assert_eq!(DirectEntry::decode(direct.encode()), direct);
+        assert_eq!(LinkPeerKey::decode(LinkPeerKey(mac).encode()), LinkPeerKey(mac));
         let neighbour = NeighbourEntry { mac };
         assert_eq!(NeighbourEntry::decode(neighbour.encode()), neighbour);
     }

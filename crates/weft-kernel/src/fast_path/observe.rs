@@ -4,7 +4,7 @@
 
 use super::{
     counters::Owner,
-    maps::{NeighbourKey, PeerEntry, PeerKey, PortEntry, PortKey, Station, StationKey},
+    maps::{DirectEntry, NeighbourKey, PeerEntry, PeerKey, PortEntry, PortKey, Station, StationKey},
     plane::Plane,
     programs::Program,
     trunk::TRUNK,
@@ -18,7 +18,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 use weft_model::{MacAddr, Vni};
-use weft_plan::{Fdb, HostState, Key, Neighbour, Object};
+use weft_plan::{Direct, Fdb, HostState, Key, Neighbour, Object};
 
 impl Plane {
     /// Reads everything and puts it into `state`, which is what the kernel's own tables have.
@@ -51,6 +51,7 @@ impl Plane {
         self.compare_ports(state)?;
         self.compare_stations(state);
         self.compare_neighbours(state);
+        self.tell_directs(state);
         Ok(())
     }
 
@@ -141,6 +142,19 @@ impl Plane {
         let counter = self.maps.slots.of(Owner::Peer(vtep));
         let found = self.maps.peers.entries().get(&PeerKey(vtep));
         counter.is_some_and(|counter| found == Some(&PeerEntry { counter }))
+    }
+
+    /// What is for direct networks, which the programs alone know.
+    fn tell_directs(&self, state: &mut HostState) {
+        for (key, entry) in self.maps.directs.entries() {
+            let DirectEntry { vni, mac, prefix, sends } = *entry;
+            // An entry that cannot be of a network has to go, too.
+            let Some(vni) = Vni::new(vni).or_else(|_| Vni::new(1)).ok() else { continue };
+            state.insert(Key::Direct(vni, key.0), Object::Direct(Direct { mac, prefix, sends }));
+        }
+        for (key, entry) in self.maps.link_peers.entries() {
+            state.insert(Key::LinkPeer(key.0), Object::LinkPeer(entry.0));
+        }
     }
 
     fn compare_neighbours(&self, state: &mut HostState) {

@@ -1,14 +1,17 @@
 //! The fast path of one host: programs, maps and trunk, changed along with the kernel's own tables.
 //!
 //! An object of the plan has its part here: a port its entry and its program, an FDB object its station, a flood object
-//! its peer, a neighbour object its neighbour, the VXLAN devices together the host entry, the trunk and the program
+//! its peer, a neighbour object its neighbour; the objects of direct networks are nowhere else; the VXLAN devices together the host entry, the trunk and the program
 //! at the uplink. The order of changes keeps frames safe: the trunk and the host are there before the first entry
 //! that needs them, and go after the last. Where they cannot be had, no port is listed, so every frame takes
 //! the kernel's path.
 
 use super::{
     counters::{Counters, Owner},
-    maps::{HostEntry, Maps, NeighbourEntry, NeighbourKey, PortEntry, PortKey, Station, StationKey},
+    maps::{
+        DirectEntry, DirectKey, HostEntry, LinkPeerEntry, LinkPeerKey, Maps, NeighbourEntry, NeighbourKey,
+        PortEntry, PortKey, Station, StationKey,
+    },
     pins::Pins,
     programs::{Program, Programs},
     trunk::{Sides, TRUNK, Trunk},
@@ -21,7 +24,7 @@ use std::{
     path::Path,
 };
 use weft_model::{MacAddr, Vni};
-use weft_plan::{Fdb, Key, Object, Op, Vxlan};
+use weft_plan::{Direct, Fdb, Key, Object, Op, Vxlan};
 
 type Outcome = Result<(), KernelError>;
 
@@ -117,6 +120,9 @@ impl Plane {
     }
 
     fn remove(&mut self, key: &Key) -> Outcome {
+        if let Key::LinkPeer(mac) = key {
+            return self.maps.link_peers.remove(LinkPeerKey(*mac));
+        }
         let Some(vni) = key.vni() else { return Ok(()) };
         self.sweep_due = true;
         match key {
@@ -147,7 +153,8 @@ impl Plane {
             Key::Neighbour(_, address) => {
                 self.maps.neighbours.remove(NeighbourKey { vni: vni.get(), address: *address })
             }
-            Key::Gateway | Key::GatewayPort(_) => Ok(()),
+            Key::Direct(_, address) => self.maps.directs.remove(DirectKey(*address)),
+            Key::LinkPeer(_) | Key::Gateway | Key::GatewayPort(_) => Ok(()),
         }
     }
 
@@ -161,6 +168,9 @@ impl Plane {
     }
 
     fn put(&mut self, key: &Key, want: &Object) -> Outcome {
+        if let (Key::LinkPeer(mac), Object::LinkPeer(vtep)) = (key, want) {
+            return self.maps.link_peers.put(LinkPeerKey(*mac), LinkPeerEntry(*vtep));
+        }
         let Some(vni) = key.vni() else { return Ok(()) };
         match (key, want) {
             (Key::Port(_, name), _) => self.put_port(vni, name),
@@ -172,6 +182,10 @@ impl Plane {
             (Key::Neighbour(_, address), Object::Neighbour(want)) => {
                 let key = NeighbourKey { vni: vni.get(), address: *address };
                 self.maps.neighbours.put(key, NeighbourEntry { mac: want.mac })
+            }
+            (Key::Direct(_, address), Object::Direct(want)) => {
+                let Direct { mac, prefix, sends } = *want;
+                self.maps.directs.put(DirectKey(*address), DirectEntry { vni: vni.get(), mac, prefix, sends })
             }
             _ => Ok(()),
         }

@@ -4,7 +4,7 @@ use crate::{HostState, model_kernel::as_observed};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 use weft_model::{
-    AddressDriver, Change, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Outside,
+    AddressDriver, Change, DirectLink, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Outside,
     PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode, schema,
 };
 
@@ -36,6 +36,7 @@ pub fn node(n: usize, vteps: &[&str], mtu: u32) -> Node {
         epoch: 1,
         started: 0,
         routes: vec![],
+        direct: None,
     }
 }
 
@@ -48,6 +49,7 @@ pub fn network(n: usize, vni_number: u32) -> Network {
         subnets: vec![Subnet::new("10.9.0.0/24".parse().unwrap())],
         mtu: None,
         internal: false,
+        direct: false,
         labels: BTreeMap::new(),
         options: BTreeMap::new(),
         address_driver: AddressDriver::Weft,
@@ -142,12 +144,13 @@ impl Step {
 /// claim what others claim.
 pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        2 => (0..4usize, prop::option::weighted(0.8, any_vteps()), prop::sample::select(vec![90u32, 1500, 9000]))
-            .prop_map(|(n, vteps, mtu)| Step::Node(n, vteps.map(|vteps| node(n, &vteps, mtu)))),
+        2 => (0..4usize, prop::option::weighted(0.8, (any_vteps(), any_link())), prop::sample::select(vec![90u32, 1500, 9000]))
+            .prop_map(|(n, spec, mtu)| Step::Node(n, spec.map(|(vteps, direct)| Node { direct, ..node(n, &vteps, mtu) }))),
         1 => (0..4usize, any::<bool>()).prop_map(|(n, alive)| Step::Alive(n, alive)),
-        2 => (0..3usize, prop::option::weighted(0.8, (1..3u32, prop::option::of(Just(1400)))))
-            .prop_map(|(n, spec)| Step::Network(n, spec.map(|(vni, mtu)| Network {
+        2 => (0..3usize, prop::option::weighted(0.8, (1..3u32, prop::option::of(Just(1400)), any::<bool>())))
+            .prop_map(|(n, spec)| Step::Network(n, spec.map(|(vni, mtu, direct)| Network {
                 mtu: mtu.map(|mtu| Mtu::new(mtu).unwrap()),
+                direct,
                 ..network(n, vni)
             }))),
         6 => (0..3usize, 0..8usize).prop_flat_map(|(network, n)| {
@@ -155,6 +158,27 @@ pub fn step() -> impl Strategy<Value = Step> {
                 .prop_map(move |endpoint| Step::Endpoint(network, n, endpoint))
         }),
     ]
+}
+
+/// A link that has all VTEPs on it, or some, or a gateway to one of them.
+fn any_link() -> impl Strategy<Value = Option<DirectLink>> {
+    let prefixes = prop::sample::select(vec!["192.0.2.1/24", "192.0.2.1/30", "2001:db8::4/64"]);
+    let link = (1..4u8, prefixes, prop::option::weighted(0.2, 1..4u8));
+    prop::option::weighted(
+        0.8,
+        link.prop_map(|(mac, prefix, routed)| {
+            direct_link(mac, &[prefix], routed.map(|n| IpAddr::from([192, 0, 2, n])))
+        }),
+    )
+}
+
+/// A link of a host with this MAC address.
+pub fn direct_link(mac: u8, prefixes: &[&str], routed: impl IntoIterator<Item = IpAddr>) -> DirectLink {
+    DirectLink {
+        mac: MacAddr([2, 0, 0, 0, 0, mac]),
+        prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        routed: routed.into_iter().collect(),
+    }
 }
 
 fn any_vteps() -> impl Strategy<Value = Vec<&'static str>> {

@@ -2,11 +2,11 @@
 
 use super::cluster::{ip, seen, vni};
 use crate::{
-    Bridge, Fdb, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff,
+    Bridge, Direct, Fdb, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff,
     is_as_desired, model_kernel::apply_ops, vxlan_name,
 };
 use proptest::prelude::*;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 use weft_model::{MacAddr, Mtu, Vni};
 
 fn mac(n: u8) -> MacAddr {
@@ -50,7 +50,7 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
             (Key::Fdb(vni, mac(m)), Object::Fdb(Fdb { port: port.map(port_of), vtep }))
         }),
         3 => (vni.clone(), 0..4u8, 0..3u8).prop_map(|(vni, n, m)| {
-            let address = std::net::IpAddr::from([10, 9, 0, n]);
+            let address = IpAddr::from([10, 9, 0, n]);
             (Key::Neighbour(vni, address), Object::Neighbour(Neighbour { mac: mac(m) }))
         }),
         2 => (any::<bool>(), mostly).prop_map(|(second, sound)| {
@@ -62,6 +62,13 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
             let (mtu, gateways) = (Mtu::new(1500).unwrap(), BTreeSet::from([ip("10.213.0.1")]));
             let port = GatewayPort { mtu, up, gateways, sandbox, far_end: None };
             (Key::GatewayPort(format!("weftg{n}")), Object::GatewayPort(port))
+        }),
+        3 => (vni.clone(), 1..4u8, 1..4u8, any::<bool>()).prop_map(|(vni, n, m, sends)| {
+            let direct = Direct { mac: mac(m), prefix: 24, sends };
+            (Key::Direct(vni, IpAddr::from([10, 9, 0, n])), Object::Direct(direct))
+        }),
+        2 => (1..4u8, 1..4u8).prop_map(|(m, n)| {
+            (Key::LinkPeer(mac(m)), Object::LinkPeer(IpAddr::from([192, 0, 2, n])))
         }),
     ]
 }
@@ -103,7 +110,11 @@ fn possible(wild: HostState) -> HostState {
         };
         let bridge = state.contains_key(&Key::Bridge(vni));
         let can_be = match &mut object {
-            Object::Bridge(_) | Object::Gateway(_) | Object::GatewayPort(_) => true,
+            Object::Bridge(_)
+            | Object::Direct(_)
+            | Object::LinkPeer(_)
+            | Object::Gateway(_)
+            | Object::GatewayPort(_) => true,
             Object::Vxlan(vxlan) => {
                 vxlan.bridged &= bridge;
                 true

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod diff;
+mod direct;
 mod displaced;
 mod explain;
 mod gateway;

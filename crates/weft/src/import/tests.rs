@@ -35,6 +35,7 @@ fn network(spec: &NetworkSpec, vni: u32) -> Network {
         subnets: spec.subnets.clone(),
         mtu: spec.mtu,
         internal: spec.internal,
+        direct: spec.direct,
         labels: spec.labels.clone(),
         options: spec.options.clone(),
         address_driver: AddressDriver::Weft,
