@@ -182,10 +182,10 @@ INLINE int may_go_plain(struct flow *flow, __u8 *mac, struct address *src, struc
 	struct station *sender;
 
 	to = bpf_map_lookup_elem(&directs, dst);
-	if (!to || !to->sends || to->vni != flow->vni || __builtin_memcmp(to->mac, flow->mac, sizeof(to->mac)))
+	if (!to || !to->sends || to->vni != flow->vni || !same_mac(to->mac, flow->mac))
 		return 0;
 	of = bpf_map_lookup_elem(&directs, src);
-	if (!of || of->vni != flow->vni || __builtin_memcmp(of->mac, mac, sizeof(of->mac)))
+	if (!of || of->vni != flow->vni || !same_mac(of->mac, mac))
 		return 0;
 	__builtin_memcpy(key.mac, mac, sizeof(key.mac));
 	sender = bpf_map_lookup_elem(&stations, &key);
@@ -201,9 +201,8 @@ INLINE int goes_plain(struct __sk_buff *skb, struct ethhdr *eth, void *end, stru
 	// The first packet to a peer asks for the way in outer headers, which any way can carry.
 	if (!hop || !hop->on_link || !same_address(&hop->to, &flow->to.vtep))
 		return 0;
-	if (eth->proto == htons(ETH_P_IPV6) && (void *)(eth + 1) + sizeof(struct ipv6hdr) > end)
+	if (!addresses_of(eth + 1, end, eth->proto, &src, &dst))
 		return 0;
-	addresses_of(eth + 1, eth->proto, &src, &dst);
 	if (unlikely(!same_address(&dst, &flow->inner_dst) || !same_address(&src, &flow->inner_src))) {
 		flow->direct = may_go_plain(flow, eth->src, &src, &dst);
 		flow->inner_src = src;

@@ -117,7 +117,7 @@ INLINE struct plain *plain_of(struct address *src, struct address *dst, __u8 *fr
 	if (!plain)
 		return 0;
 	if (likely(plain->version == version && same_address(&plain->dst, dst) && same_address(&plain->src, src) &&
-		   !__builtin_memcmp(plain->from, from, sizeof(plain->from))))
+		   same_mac(plain->from, from)))
 		return plain;
 	to = bpf_map_lookup_elem(&directs, dst);
 	if (likely(!to))
@@ -163,25 +163,20 @@ INLINE int deliver_plain(struct __sk_buff *skb, struct host *host)
 	struct address src = {}, dst = {};
 	struct ethhdr *eth = data;
 	struct plain *plain;
-	__u32 need;
+	__u32 headers;
 
-	if (skb->pkt_type != PACKET_HOST || data + sizeof(*eth) > end)
+	if (!host->trunk_host || skb->pkt_type != PACKET_HOST)
 		return TCX_NEXT;
-	need = sizeof(*eth) + (eth->proto == htons(ETH_P_IP) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
-	if (eth->proto != htons(ETH_P_IP) && eth->proto != htons(ETH_P_IPV6))
-		return TCX_NEXT;
-	if (data + need > end) {
-		// Some cards leave the headers where programs cannot see them.
-		if (skb->len < need || bpf_skb_pull_data(skb, need))
-			return TCX_NEXT;
+	headers = sizeof(*eth) + (skb->protocol == htons(ETH_P_IP) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
+	// Some cards leave the headers where programs do not see them.
+	if (data + headers > end && skb->len >= headers) {
+		bpf_skb_pull_data(skb, headers);
 		data = (void *)(long)skb->data;
 		end = (void *)(long)skb->data_end;
 		eth = data;
 	}
-	if (data + sizeof(*eth) + sizeof(struct iphdr) > end ||
-	    (eth->proto == htons(ETH_P_IPV6) && data + sizeof(*eth) + sizeof(struct ipv6hdr) > end))
+	if (data + sizeof(*eth) > end || !addresses_of(eth + 1, end, eth->proto, &src, &dst))
 		return TCX_NEXT;
-	addresses_of(eth + 1, eth->proto, &src, &dst);
 	plain = plain_of(&src, &dst, eth->src, host->version);
 	if (!plain)
 		return TCX_NEXT;

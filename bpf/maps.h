@@ -250,16 +250,29 @@ INLINE int same_address(const struct address *a, const struct address *b)
 	       a->word[3] == b->word[3];
 }
 
-// The addresses of a packet whose headers were found to be there.
-INLINE void addresses_of(void *ip, __u16 proto, struct address *src, struct address *dst)
+INLINE int same_mac(const __u8 *a, const __u8 *b)
 {
+	return *(const __u32 *)(a + 2) == *(const __u32 *)(b + 2) && *(const __u16 *)a == *(const __u16 *)b;
+}
+
+// The addresses of a packet; both are zero beforehand. 0: it has no such headers.
+INLINE int addresses_of(void *ip, void *end, __u16 proto, struct address *src, struct address *dst)
+{
+	struct ipv6hdr *v6 = ip;
+	struct iphdr *v4 = ip;
+
 	if (proto == htons(ETH_P_IP)) {
-		src->word[0] = ((struct iphdr *)ip)->src;
-		dst->word[0] = ((struct iphdr *)ip)->dst;
-	} else {
-		__builtin_memcpy(src, ((struct ipv6hdr *)ip)->src, sizeof(*src));
-		__builtin_memcpy(dst, ((struct ipv6hdr *)ip)->dst, sizeof(*dst));
+		if ((void *)(v4 + 1) > end)
+			return 0;
+		src->word[0] = v4->src;
+		dst->word[0] = v4->dst;
+		return 1;
 	}
+	if (proto != htons(ETH_P_IPV6) || (void *)(v6 + 1) > end)
+		return 0;
+	__builtin_memcpy(src, v6->src, sizeof(*src));
+	__builtin_memcpy(dst, v6->dst, sizeof(*dst));
+	return 1;
 }
 
 INLINE struct host *this_host(void)

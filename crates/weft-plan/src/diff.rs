@@ -90,9 +90,7 @@ impl Pair<'_> {
             | Key::Port(..)
             | Key::LinkPeer(_)
             | Key::Gateway
-            | Key::GatewayPort(_) => {
-                self.observed.contains_key(key) && !self.stays(key)
-            }
+            | Key::GatewayPort(_) => self.observed.contains_key(key) && !self.stays(key),
             _ => !self.desired.contains_key(key) && self.left_after_removals(key).is_some(),
         }
     }

@@ -16,8 +16,8 @@ use crate::{
     gateway::gateway,
     mtu::tunnel_mtu,
     state::{
-        Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, far_end_name,
-        port_name, vxlan_name,
+        Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan,
+        far_end_name, port_name, vxlan_name,
     },
 };
 use ipnet::IpNet;

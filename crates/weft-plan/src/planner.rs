@@ -171,7 +171,8 @@ impl Planner {
             return self.plan_all(snapshot);
         }
         let both: BTreeSet<&NodeId> = old.peers.keys().chain(new.peers.keys()).collect();
-        let changed: Vec<&NodeId> = both.into_iter().filter(|id| old.peers.get(*id) != new.peers.get(*id)).collect();
+        let changed: Vec<&NodeId> =
+            both.into_iter().filter(|id| old.peers.get(*id) != new.peers.get(*id)).collect();
         for (network, members) in &mut self.members {
             let endpoints = snapshot.endpoints.get(network);
             let ids: Vec<_> = changed.iter().flat_map(|node| members.on(node)).collect();

@@ -153,7 +153,12 @@ impl Plane {
             Key::Neighbour(_, address) => {
                 self.maps.neighbours.remove(NeighbourKey { vni: vni.get(), address: *address })
             }
-            Key::Direct(_, address) => self.maps.directs.remove(DirectKey(*address)),
+            Key::Direct(_, address) => {
+                let key = DirectKey(*address);
+                let of = self.maps.directs.entries().get(&key).and_then(|entry| Vni::new(entry.vni).ok());
+                // It may be another network's by now.
+                if of.is_some_and(|of| of != vni) { Ok(()) } else { self.maps.directs.remove(key) }
+            }
             Key::LinkPeer(_) | Key::Gateway | Key::GatewayPort(_) => Ok(()),
         }
     }

@@ -233,7 +233,10 @@ fn classifier(object: &mut Ebpf, program: Program) -> Result<&mut SchedClassifie
 fn refused(doing: String, error: &ProgramError) -> KernelError {
     let ProgramError::LoadError { io_error, verifier_log } = error else { return failed(doing, error) };
     let log = verifier_log.to_string();
-    let mut lines = log.lines().filter(|line| !line.is_empty() && !line.starts_with("processed "));
+    // Behind it stand figures.
+    let figures = ["processed ", "stack depth ", "verification time "];
+    let is_figure = |line: &str| figures.iter().any(|figure| line.starts_with(figure));
+    let mut lines = log.lines().filter(|line| !line.is_empty() && !is_figure(line));
     let reason = match lines.next_back() {
         Some(line) => format!("{io_error}; the verifier says: {line}"),
         None => io_error.to_string(),

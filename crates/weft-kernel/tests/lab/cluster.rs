@@ -8,15 +8,19 @@ use std::{collections::BTreeSet, fs, net::IpAddr};
 use weft_kernel::{Counter, Namespace};
 use weft_model::{MacAddr, Mtu, Vni, vxlan_overhead};
 use weft_plan::{
-    Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, vxlan_name,
+    Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan,
+    vxlan_name,
 };
 
 /// Hosts, what joins their interfaces `u0`, and who is on which network.
+#[derive(Default)]
 pub struct Cluster {
     relay: Option<Relay>,
     pub hosts: Vec<Host>,
     pub wires: Vec<Netns>,
     pub attachments: Vec<Attachment>,
+    /// The networks that are direct.
+    pub direct: BTreeSet<u8>,
 }
 
 /// A container's interface on a network.
@@ -81,7 +85,7 @@ impl Cluster {
             run(&format!("ip -n {} addr add fd99::{number}/64 dev u0 nodad", host.netns.name));
             hosts.push(host);
         }
-        Self { relay: None, hosts, wires: vec![switch], attachments: Vec::new() }
+        Self { hosts, wires: vec![switch], ..Self::default() }
     }
 
     /// Two hosts with a wire between them that carries nothing but bytes: see [`Relay`].
@@ -99,7 +103,7 @@ impl Cluster {
     /// Two hosts whose uplinks are the ends of one cable, with the addresses that they would have on a switch.
     pub fn on_a_cable(ipv6_underlay: bool, datapaths: [Datapath; 2]) -> Self {
         let (a, b) = super::two_hosts_with(ipv6_underlay, datapaths);
-        Self { relay: None, hosts: vec![a, b], wires: Vec::new(), attachments: Vec::new() }
+        Self { hosts: vec![a, b], ..Self::default() }
     }
 
     /// Two hosts, each with a router of its own, and a link of this MTU between the routers. Every other device takes
@@ -132,7 +136,7 @@ impl Cluster {
             host.vtep = vtep.replace('N', &number.to_string()).parse().unwrap();
             hosts.push(host);
         }
-        Self { relay: None, hosts, wires: routers.into(), attachments: Vec::new() }
+        Self { hosts, wires: routers.into(), ..Self::default() }
     }
 
     /// The largest inner packet that one frame of 1500 bytes carries.
@@ -194,7 +198,7 @@ impl Cluster {
         self.hosts[number].reconcile(&self.desired(number)).await;
     }
 
-    fn desired(&self, number: usize) -> HostState {
+    pub fn desired(&self, number: usize) -> HostState {
         let host = &self.hosts[number];
         let mut desired = HostState::new();
         for own in self.attachments.iter().filter(|a| a.host == number) {
@@ -222,8 +226,28 @@ impl Cluster {
                 Fdb { port: Some(vxlan_name(vni)), vtep: Some(vtep) }
             };
             desired.insert(Key::Fdb(vni, member.mac()), Object::Fdb(fdb));
+            if self.direct.contains(&member.network) && host.datapath == Datapath::Ebpf {
+                desired.extend(self.direct_entries(number, member));
+            }
         }
         desired
+    }
+
+    /// What a host has of a member of a direct network. All hosts are on one link.
+    fn direct_entries(&self, number: usize, member: &Attachment) -> Vec<(Key, Object)> {
+        let its = &self.hosts[member.host];
+        let sends = member.host != number && its.datapath == Datapath::Ebpf;
+        let entry = |prefix| Object::Direct(Direct { mac: member.mac(), prefix, sends });
+        let vni = member.vni();
+        let mut entries =
+            vec![(Key::Direct(vni, member.v4), entry(24)), (Key::Direct(vni, member.v6), entry(64))];
+        let others = self.hosts.iter().filter(|host| host.vtep != self.hosts[number].vtep);
+        entries.extend(
+            others
+                .filter(|host| host.datapath == Datapath::Ebpf)
+                .map(|host| (Key::LinkPeer(uplink_mac(host)), Object::LinkPeer(host.vtep))),
+        );
+        entries
     }
 
     /// Runs `ip` in the namespace of an attachment's container.
@@ -271,6 +295,12 @@ impl Attachment {
     fn namespace_name(&self) -> String {
         self.namespace.path().file_name().unwrap().to_string_lossy().into_owned()
     }
+}
+
+/// The MAC address of a host's uplink.
+pub fn uplink_mac(host: &Host) -> MacAddr {
+    let path = "/sys/class/net/u0/address";
+    run(&format!("ip netns exec {} cat {path}", host.netns.name)).trim().parse().unwrap()
 }
 
 /// `192.168.1.` and 24 are 192.168.1.0/24, `fd99:1::` and 64 are `fd99:1::/64`.

@@ -4,8 +4,8 @@ use crate::{HostState, model_kernel::as_observed};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 use weft_model::{
-    AddressDriver, Change, DirectLink, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Outside,
-    PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode, schema,
+    AddressDriver, Change, DirectLink, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId,
+    Outside, PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode, schema,
 };
 
 /// The id of the `n`th object. Numbers 3 and 4 differ only behind the tenth digit, from which names of devices

@@ -2,8 +2,8 @@
 
 use super::cluster::{ip, seen, vni};
 use crate::{
-    Bridge, Direct, Fdb, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, diff,
-    is_as_desired, model_kernel::apply_ops, vxlan_name,
+    Bridge, Direct, Fdb, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd,
+    Vxlan, diff, is_as_desired, model_kernel::apply_ops, vxlan_name,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeSet, net::IpAddr};

@@ -60,10 +60,8 @@ fn a_host_that_cannot_take_packets_is_sent_none_but_may_send_them_at_once_when_i
 
 #[test]
 fn a_host_on_another_link_or_behind_a_gateway_is_not_sent_to() {
-    let elsewhere = Node {
-        direct: Some(direct_link(1, &["198.51.100.2/24"], [])),
-        ..node(1, &["198.51.100.2"], 1500)
-    };
+    let elsewhere =
+        Node { direct: Some(direct_link(1, &["198.51.100.2/24"], [])), ..node(1, &["198.51.100.2"], 1500) };
     assert_eq!(direct_part(planned(&[able(0), elsewhere], marked())), [entry(2, false)]);
     // The prefixes differ: what one takes for a neighbour the other does not.
     let narrow = Node { direct: Some(direct_link(1, &["192.0.2.2/31"], [])), ..able(1) };
