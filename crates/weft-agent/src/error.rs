@@ -86,6 +86,16 @@ pub enum AgentError {
         /// The route.
         route: HostRoute,
     },
+    /// A direct network with addresses of another one.
+    #[error("subnet {subnet} overlaps {theirs} of another direct network ({holder})")]
+    DirectOverlap {
+        /// The subnet asked for.
+        subnet: IpNet,
+        /// The other network.
+        holder: String,
+        /// Its subnet.
+        theirs: IpNet,
+    },
     /// The host is to join a network that it has a route to already.
     #[error("subnet {subnet} of network {network:?} overlaps this host's route {} dev {}", .route.destination, .route.device)]
     RoutedHere {
@@ -189,6 +199,7 @@ impl AgentError {
             | Self::NoVni(_)
             | Self::RouteConflict { .. }
             | Self::RoutedHere { .. }
+            | Self::DirectOverlap { .. }
             | Self::NoSubnet
             | Self::NoGatewaySubnet(_)
             | Self::PortTaken { .. }
@@ -220,7 +231,7 @@ impl AgentError {
             Self::NoSuchEndpoint(_) | Self::NotAttached { .. } => {
                 Some("`weft endpoint ls` lists the endpoints")
             }
-            Self::RouteConflict { .. } => {
+            Self::RouteConflict { .. } | Self::DirectOverlap { .. } => {
                 Some("choose another subnet (--subnet), or let weft choose one that is free on every host")
             }
             Self::RoutedHere { .. } => Some(

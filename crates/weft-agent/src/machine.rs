@@ -3,12 +3,12 @@
 use crate::{AgentError, AgentOptions, membership};
 use futures::{StreamExt, stream, stream::BoxStream};
 use std::{collections::BTreeSet, net::IpAddr};
-use weft_kernel::{KernelError, host_addresses, route_mtu, watch_underlay};
-use weft_model::{Mtu, Node, NodeId};
+use weft_kernel::{KernelError, Path, host_addresses, path, watch_underlay};
+use weft_model::{Node, NodeId};
 
 /// A machine, as membership sees it. [`ThisMachine`] is the real one; a simulation has its own.
 ///
-/// What an implementer must guarantee: `describe`, `addresses` and `path_mtu` tell how things are at that moment; a change of either is
+/// What an implementer must guarantee: `describe`, `addresses` and `path` tell how things are at that moment; a change of either is
 /// reported by `changes` soon after it, also one that came in between two looks at the stream.
 pub trait Machine: Send + Sync + 'static {
     /// This node's record as this machine is now.
@@ -17,8 +17,8 @@ pub trait Machine: Send + Sync + 'static {
     /// All addresses of the host's.
     fn addresses(&self) -> Result<BTreeSet<IpAddr>, KernelError>;
 
-    /// The MTU of the path to `peer`, where a route knows a narrower one.
-    fn path_mtu(&self, peer: IpAddr) -> Option<Mtu>;
+    /// The way to `peer`, where it is known.
+    fn path(&self, peer: IpAddr) -> Option<Path>;
 
     /// Tells of changes of addresses, devices and routes. After an error nothing more comes.
     fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError>;
@@ -37,8 +37,8 @@ impl Machine for ThisMachine {
         host_addresses()
     }
 
-    fn path_mtu(&self, peer: IpAddr) -> Option<Mtu> {
-        route_mtu(peer).ok().flatten()
+    fn path(&self, peer: IpAddr) -> Option<Path> {
+        path(peer).ok().flatten()
     }
 
     fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError> {
@@ -64,7 +64,7 @@ impl Machine for Unchanging {
         Ok(self.0.vteps.iter().copied().collect())
     }
 
-    fn path_mtu(&self, _: IpAddr) -> Option<Mtu> {
+    fn path(&self, _: IpAddr) -> Option<Path> {
         None
     }
 

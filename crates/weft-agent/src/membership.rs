@@ -1,21 +1,23 @@
 //! This host as a member of the cluster: its id, its record, its lease.
 
 use crate::{
-    Advertise, AgentError, AgentOptions, agent::Inner, options::DEFAULT_ADVERTISE_PORT, troubles::Subject,
-    view::Link,
+    Advertise, AgentError, AgentOptions,
+    agent::Inner,
+    options::DEFAULT_ADVERTISE_PORT,
+    troubles::Subject,
+    view::{Link, View},
 };
 use futures::{StreamExt, stream::BoxStream};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr, UdpSocket},
-    path::Path,
     sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_kernel::{KernelError, Underlay};
-use weft_model::{Mtu, Node, NodeId, UnixSeconds, encode, schema, unix_now};
+use weft_kernel::{KernelError, Path, Underlay};
+use weft_model::{DirectLink, Node, NodeId, UnixSeconds, encode, schema, unix_now};
 use weft_store::{LeaseKeeper, Store, Txn, replace_file};
 
 /// How often the record is compared even when nothing seems to have changed.
@@ -28,7 +30,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The id of this node, made at the first start and kept.
-pub(crate) fn load_or_create_id(state_dir: &Path) -> Result<NodeId, AgentError> {
+pub(crate) fn load_or_create_id(state_dir: &std::path::Path) -> Result<NodeId, AgentError> {
     let path = state_dir.join("node-id");
     let error = |reason: String| AgentError::File { path: path.display().to_string(), reason };
     match std::fs::read_to_string(&path) {
@@ -131,6 +133,7 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
         .inspect_err(|error| tracing::warn!(%error, "changes of this host's addresses are seen late"))
         .ok();
     take_addresses(&inner);
+    look(&inner).await;
     let (mut link, mut nodes) = (inner.view.link(), inner.view.nodes());
     let mut held = inner.view.this().vteps.into_iter().collect();
     let (mut published, mut due, mut wait) = (false, true, LOOK);
@@ -200,20 +203,28 @@ async fn look_around(inner: &Inner, held: &mut BTreeSet<IpAddr>) -> bool {
     if held.difference(&now).next().is_some() {
         inner.store.address_lost().await;
     }
-    let differed = look(inner);
+    let differed = look(inner).await;
     *held = inner.view.this().vteps.into_iter().filter(|vtep| now.contains(vtep)).collect();
     differed
 }
 
 /// Compares this node's record with the host as it is now. Whether it differed.
-fn look(inner: &Inner) -> bool {
+async fn look(inner: &Inner) -> bool {
     let known = inner.view.this();
     let described = inner.machine.describe(&inner.options, &inner.node, inner.epoch);
-    let node = described.and_then(|node| same_family(&known, node)).map(|node| Node {
-        started: started(inner, &known, &node.vteps),
-        underlay_mtu: path_mtu(inner, &node),
-        ..node
-    });
+    let node = match described.and_then(|node| same_family(&known, node)) {
+        Ok(node) => {
+            let paths = paths(inner, &node);
+            let narrowest = paths.values().map(|path| path.mtu).min();
+            Ok(Node {
+                started: started(inner, &known, &node.vteps),
+                underlay_mtu: narrowest.map_or(node.underlay_mtu, |path| path.min(node.underlay_mtu)),
+                direct: direct_link(inner, &known, &node, &paths).await,
+                ..node
+            })
+        }
+        Err(error) => Err(error),
+    };
     let trouble = node.as_ref().err().map(|error| match known.vteps.first() {
         Some(vtep) => format!("{error}; to the other hosts this one stays at {vtep}"),
         None => error.to_string(),
@@ -276,15 +287,58 @@ fn same_family(known: &Node, node: Node) -> Result<Node, AgentError> {
     }
 }
 
-/// The MTU of the narrowest path from this node to a peer, as its routes know it.
-fn path_mtu(inner: &Inner, this: &Node) -> Mtu {
-    let Some(ours) = this.vteps.first() else { return this.underlay_mtu };
+/// The ways from this node to its peers, by their VTEP addresses, as its routes know them.
+fn paths(inner: &Inner, this: &Node) -> BTreeMap<IpAddr, Path> {
+    let Some(ours) = this.vteps.first() else { return BTreeMap::new() };
     let vteps: Vec<_> = inner.view.read(|s| {
         let peers = s.nodes.values().filter(|peer| peer.id != this.id);
         peers.filter_map(|peer| peer.vtep_like(*ours)).collect()
     });
-    let paths = vteps.into_iter().filter_map(|vtep| inner.machine.path_mtu(vtep));
-    paths.min().map_or(this.underlay_mtu, |path| path.min(this.underlay_mtu))
+    vteps.into_iter().filter_map(|vtep| Some((vtep, inner.machine.path(vtep)?))).collect()
+}
+
+/// Where this host takes packets of direct networks.
+async fn direct_link(
+    inner: &Inner,
+    known: &Node,
+    now: &Node,
+    paths: &BTreeMap<IpAddr, Path>,
+) -> Option<DirectLink> {
+    let link = match inner.kernel.direct_link(*now.vteps.first()?).await {
+        Ok(link) => link?,
+        Err(error) => {
+            tracing::warn!(%error, "the link to the other hosts cannot be read; it stays as last known");
+            return known.direct.clone();
+        }
+    };
+    let routed = paths.iter().filter(|(vtep, path)| path.gateway && link.prefix.contains(*vtep));
+    let routed = routed.map(|(vtep, _)| *vtep).collect();
+    Some(DirectLink { routed, ..link })
+}
+
+/// How long the peers get to hear that this host takes no packets without outer headers any more, before it takes none. Those that do not
+/// follow the store at the time go on sending them until they do.
+const HEARD: Duration = Duration::from_secs(2);
+
+/// Takes back that this host takes packets of direct networks, and gives the peers time to hear it.
+pub(crate) async fn take_nothing_directly(
+    store: &dyn Store,
+    view: &View,
+    connected: bool,
+) -> Result<(), AgentError> {
+    let node = Node { direct: None, ..view.this() };
+    view.set_this(node.clone());
+    if !connected {
+        tracing::warn!(
+            "the peers cannot be told that this host takes no packets without outer headers any more: what they send so is lost \
+             until the store is back"
+        );
+        return Ok(());
+    }
+    write(store, &node).await?;
+    tracing::info!("the peers have been told to send nothing without outer headers to this host");
+    tokio::time::sleep(HEARD).await;
+    Ok(())
 }
 
 /// Writes the record if the store has another one. `false`: it could not. `published`: this daemon has done so before; a

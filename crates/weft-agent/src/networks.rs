@@ -28,6 +28,9 @@ impl Agent {
         check_mtu(&spec)?;
         let id = NetworkId::random();
         for _ in 0..ATTEMPTS {
+            // All direct networks until that one are known then; who makes another before this one is there changes it.
+            let last_direct = if spec.direct { self.0.store.get(schema::DIRECT).await? } else { None };
+            self.caught_up(std::slice::from_ref(&last_direct)).await?;
             let network = self.read(|s| self.draw_up(s, &spec, &id))?;
             let vni_key = schema::vni_key(network.vni);
             let mut txn = Txn::new()
@@ -37,6 +40,13 @@ impl Agent {
             if let Some(name) = &network.name {
                 let key = schema::name_key(name);
                 txn = txn.absent(&key).put(key, encode(&id));
+            }
+            if network.direct {
+                txn = match last_direct {
+                    Some(last) => txn.unchanged(schema::DIRECT, last.modified),
+                    None => txn.absent(schema::DIRECT),
+                };
+                txn = txn.put(schema::DIRECT, encode(&id));
             }
             if let Some(engine_network) = engine_network {
                 let binding = Binding { network: id.clone(), mirrored: false };
@@ -79,6 +89,9 @@ impl Agent {
         }
         for subnet in &subnets {
             refuse_routed_elsewhere(snapshot, subnet.net)?;
+            if spec.direct {
+                refuse_shared_addresses(snapshot, subnet.net)?;
+            }
         }
         let range = self.0.options.vni_range;
         let vni = match spec.vni {
@@ -329,6 +342,19 @@ pub(crate) fn refuse_routed_elsewhere(snapshot: &Snapshot, subnet: IpNet) -> Res
         }
         None => Ok(()),
     }
+}
+
+/// Refuses a subnet for a direct network if another direct one has any of its addresses: which network a packet without outer headers is
+/// of, its addresses alone tell.
+fn refuse_shared_addresses(snapshot: &Snapshot, subnet: IpNet) -> Result<(), AgentError> {
+    let direct = snapshot.networks.values().filter(|network| network.direct);
+    for (other, theirs) in direct.flat_map(|network| network.subnets.iter().map(move |s| (network, s.net))) {
+        if subnet.contains(&theirs) || theirs.contains(&subnet) {
+            let holder = describe(snapshot, &other.id);
+            return Err(AgentError::DirectOverlap { subnet, holder, theirs });
+        }
+    }
+    Ok(())
 }
 
 /// A /64 whose 40 bits of global id come from a network's or pool's id, which is random (RFC 4193, section 3.2.2).

@@ -193,7 +193,7 @@ impl Reconciler {
     fn is_safe_unlisted(&self, op: &Op) -> bool {
         match op {
             Op::Remove(key) => self.planner.desired().contains_key(key),
-            Op::Change { key, .. } => !matches!(key, Key::Fdb(..) | Key::Neighbour(..)),
+            Op::Change { key, .. } => !matches!(key, Key::Fdb(..) | Key::Neighbour(..) | Key::Direct(..)),
             Op::Create(..) => true,
         }
     }

@@ -83,9 +83,12 @@ pub async fn start(options: AgentOptions) -> Result<Running, AgentError> {
         requirements::check_udp_port(options.vxlan_port, *vtep, &options.overlay_netns)?;
     }
 
+    let chosen = Chosen::by(&options)?;
+    let goes_on_taking = chosen.goes_on_taking(&options)?;
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let moving = Arc::new(open_store(&options, &this, &tasks, &shutdown).await?);
-    let world = World { store: Arc::clone(&moving) as Arc<dyn Store>, kernel: open_kernel, machine };
+    let kernel = |options: &AgentOptions| open_kernel(options, chosen);
+    let world = World { store: Arc::clone(&moving) as Arc<dyn Store>, kernel, machine, goes_on_taking };
     let running = run(options, this, world, (tasks, shutdown), lock).await?;
     let inner = &running.agent.0;
     spawn(&running.tasks, moving::follow_marks(moving, running.agent.clone(), inner.shutdown.clone()));
@@ -105,6 +108,8 @@ pub struct World<K> {
     pub kernel: K,
     /// The machine.
     pub machine: Arc<dyn Machine>,
+    /// Packets of direct networks that an earlier daemon of this host took are taken without a pause while the kernel is opened.
+    pub goes_on_taking: bool,
 }
 
 /// Starts a daemon in a world of the caller's, without an API socket: in a simulation, in a test.
@@ -130,14 +135,15 @@ async fn run<K>(
 where
     K: FnOnce(&AgentOptions) -> Result<Carrier, AgentError>,
 {
-    let World { store, kernel, machine } = world;
+    let World { store, kernel, machine, goes_on_taking } = world;
     let node = this.id.clone();
     let cache = options.state_dir.join("snapshot.json");
     let kept = cache::load(&cache, &store.address());
     let (last, connected) = meet_store(store.as_ref(), &node, kept.as_ref()).await?;
     let known = last.is_some();
-    let (epoch, started) = last.map_or((1, 0), |last| (last.epoch + 1, last.started));
-    let this = Node { epoch, started: this.started.max(started), ..this };
+    let (epoch, started, direct) =
+        last.map_or((1, 0, None), |last| (last.epoch + 1, last.started, last.direct));
+    let this = Node { epoch, started: this.started.max(started), direct, ..this };
     if connected {
         membership::write(store.as_ref(), &this).await?;
     }
@@ -157,6 +163,9 @@ where
         first_listing(&view, outbox.as_ref(), &options).await?;
     }
 
+    if !goes_on_taking && this.direct.is_some() {
+        membership::take_nothing_directly(outbox.as_ref(), &view, connected).await?;
+    }
     let kernel = kernel(&options)?;
     tracing::info!(datapath = kernel.datapath, "the data path is chosen");
     let agent = adopt(options, &this, outbox, view, (kernel, machine), &tasks, shutdown.clone()).await;
@@ -187,24 +196,43 @@ fn spawn(tasks: &TaskTracker, work: impl Future<Output = ()> + Send + 'static) {
     let _runs = task::spawn(tasks.track_future(work));
 }
 
-/// The kernel with the data path that was asked for. What an earlier daemon has left of the other one goes.
-fn open_kernel(options: &AgentOptions) -> Result<Carrier, AgentError> {
+/// Which data path it is to be, before anything has changed.
+enum Chosen {
+    Programs,
+    /// The kernel's, in the words of `weft status`.
+    Kernel(String),
+}
+
+impl Chosen {
+    fn by(options: &AgentOptions) -> Result<Self, KernelError> {
+        match (options.datapath, fast_path::probe) {
+            (Datapath::Kernel, _) => Ok(Self::Kernel("kernel (asked for with --datapath)".to_owned())),
+            (Datapath::Ebpf, probe) => probe().map(|()| Self::Programs),
+            (Datapath::Auto, probe) => {
+                Ok(probe().map_or_else(|e| Self::Kernel(format!("kernel ({e})")), |()| Self::Programs))
+            }
+        }
+    }
+
+    /// See [`World::goes_on_taking`].
+    fn goes_on_taking(&self, options: &AgentOptions) -> Result<bool, KernelError> {
+        Ok(matches!(self, Self::Programs) && !fast_path::has_another_layout(&options.overlay_netns)?)
+    }
+}
+
+/// The kernel with the data path that was chosen. What an earlier daemon has left of the other one goes.
+fn open_kernel(options: &AgentOptions, chosen: Chosen) -> Result<Carrier, AgentError> {
     let linux = LinuxOptions { overlay_netns: options.overlay_netns.clone() };
-    let by_programs = || -> Result<Arc<dyn Kernel>, KernelError> {
-        fast_path::probe()?;
-        Ok(Arc::new(FastPath::new(&linux)?))
-    };
-    let asked_for = "kernel (asked for with --datapath)".to_owned();
-    let chosen = match options.datapath {
-        Datapath::Kernel => asked_for,
-        Datapath::Ebpf => return Ok(Carrier { kernel: by_programs()?, datapath: "ebpf".to_owned() }),
-        Datapath::Auto => match by_programs() {
-            Ok(kernel) => return Ok(Carrier { kernel, datapath: "ebpf".to_owned() }),
-            Err(error) => format!("kernel ({error})"),
+    let datapath = match chosen {
+        Chosen::Kernel(reason) => reason,
+        Chosen::Programs => match FastPath::new(&linux) {
+            Ok(kernel) => return Ok(Carrier { kernel: Arc::new(kernel), datapath: "ebpf".to_owned() }),
+            Err(error) if options.datapath == Datapath::Auto => format!("kernel ({error})"),
+            Err(error) => return Err(error.into()),
         },
     };
     fast_path::remove(&options.overlay_netns)?;
-    Ok(Carrier { kernel: Arc::new(Linux::new(&linux)?), datapath: chosen })
+    Ok(Carrier { kernel: Arc::new(Linux::new(&linux)?), datapath })
 }
 
 /// Makes the agent and starts its loop; returns when the loop has adopted what the kernel has.

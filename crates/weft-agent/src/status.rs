@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
 use weft_kernel::{Counter, resolver};
 use weft_model::{Endpoint, Network, Node, NodeId, Snapshot};
+use weft_plan::{NotDirect, direct_between};
 use weft_store::{JoinToken, StoreError, StoreUrl};
 
 /// How many failures `weft status` names.
@@ -189,6 +190,12 @@ impl Agent {
     }
 
     fn node_view(&self, snapshot: &Snapshot, node: &Node, endpoints: usize) -> NodeView {
+        let this = self.0.view.this();
+        let direct = if node.id == this.id {
+            this.direct.as_ref().map(drop).ok_or(NotDirect::NotHere)
+        } else {
+            direct_between(&this, node)
+        };
         NodeView {
             id: node.id.clone(),
             name: node.name.clone(),
@@ -201,6 +208,8 @@ impl Agent {
             version: node.version.clone(),
             endpoints,
             started: node.started,
+            direct: direct.is_ok(),
+            not_direct: direct.err().map(|reason| reason.to_string()),
         }
     }
 }

@@ -11,6 +11,8 @@
 //! container's namespace.
 
 use async_trait::async_trait;
+use std::net::IpAddr;
+use weft_model::DirectLink;
 use weft_plan::{HostState, Op};
 
 mod apply;
@@ -41,7 +43,7 @@ pub use fast_path::{Counter, Counters, FastPath};
 pub use linux::{Linux, LinuxOptions};
 pub use namespace::{NAMED_NAMESPACES, Namespace};
 pub use removal::remove_everything;
-pub use underlay::{Underlay, UnderlayWatch, host_addresses, host_routes, route_mtu, watch_underlay};
+pub use underlay::{Path, Underlay, UnderlayWatch, host_addresses, host_routes, path, watch_underlay};
 
 /// A host's kernel, as the reconcile loop sees it. [`Linux`] is the real one; a simulation has its own.
 ///
@@ -60,6 +62,13 @@ pub trait Kernel: Send + Sync + 'static {
     /// namespace, or until such news may have been lost: then it is time to observe. Events that came in between
     /// two calls are reported by the second.
     async fn changed(&self) -> Result<(), KernelError>;
+
+    /// The link on which this host takes packets of direct networks as they are, if it can, when it is at `vtep` to the others. The routes
+    /// are for the caller to look at.
+    async fn direct_link(&self, vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
+        let _ = vtep;
+        Ok(None)
+    }
 
     /// What was carried, where it is counted.
     async fn counters(&self) -> Result<Option<Counters>, KernelError> {

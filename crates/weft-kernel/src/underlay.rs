@@ -64,9 +64,17 @@ impl Underlay {
     }
 }
 
-/// The largest packet that reaches `to`: the route's own MTU where it has one, else its device's. `None` when there
-/// is no route.
-pub fn route_mtu(to: IpAddr) -> Result<Option<Mtu>, KernelError> {
+/// The way to another host, as the routing table knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// The largest packet that reaches it: the route's own MTU where it has one, else its device's.
+    pub mtu: Mtu,
+    /// It leads through a gateway: the host is not on the link.
+    pub gateway: bool,
+}
+
+/// The way to `to`. `None` when there is no route.
+pub fn path(to: IpAddr) -> Result<Option<Path>, KernelError> {
     let mut netlink = Netlink::open_here()?;
     let mut message = RouteMessage::default();
     message.header.address_family = family(to.is_ipv4());
@@ -86,12 +94,16 @@ pub fn route_mtu(to: IpAddr) -> Result<Option<Mtu>, KernelError> {
         _ => None,
     });
     let malformed = |e: weft_model::MtuError| KernelError::netlink(&doing, &e.to_string(), 0);
-    if let Some(mtu) = own {
-        return Mtu::new(mtu).map(Some).map_err(malformed);
-    }
-    let Some(index) = device_of(&route) else { return Ok(None) };
-    let devices = netlink.devices()?;
-    devices.iter().find(|device| device.index == index).map(mtu_of).transpose()
+    let gateway =
+        route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
+    let mtu = if let Some(mtu) = own {
+        Some(Mtu::new(mtu).map_err(malformed)?)
+    } else {
+        let Some(index) = device_of(&route) else { return Ok(None) };
+        let devices = netlink.devices()?;
+        devices.iter().find(|device| device.index == index).map(mtu_of).transpose()?
+    };
+    Ok(mtu.map(|mtu| Path { mtu, gateway }))
 }
 
 /// The unicast routes of the main table, IPv4 and IPv6, without default routes, link-local and loopback ones and those of
@@ -143,10 +155,18 @@ pub fn watch_underlay() -> Result<UnderlayWatch, KernelError> {
 impl Netlink {
     /// All addresses of all devices, with the devices' interface indexes.
     pub(crate) fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+        Ok(self.prefixes()?.into_iter().map(|(index, net)| (index, net.addr())).collect())
+    }
+
+    /// The same, each with the length of its prefix.
+    pub(crate) fn prefixes(&mut self) -> Result<Vec<(u32, IpNet)>, KernelError> {
         let query = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let answer = self.dump("list the addresses", &query)?;
         let addresses = answer.iter().filter_map(|message| match message {
-            RouteNetlinkMessage::NewAddress(message) => address_in(message),
+            RouteNetlinkMessage::NewAddress(message) => {
+                let (index, address) = address_in(message)?;
+                Some((index, IpNet::new(address, message.header.prefix_len).ok()?))
+            }
             _ => None,
         });
         Ok(addresses.collect())

@@ -218,16 +218,17 @@ async fn a_container_cannot_send_into_another_direct_network() {
         cluster.ip_in(inside, &format!("{family} route add {address}/{length} via {near} dev eth0"));
         assert!(!arrives(&honest, &target), "by a route to a neighbour, {family}");
         cluster.ip_in(inside, &format!("{family} route replace {address}/{length} dev eth0"));
-        for mac in [of_neighbour.mac(), of_victim.mac(), uplink_mac(&cluster.hosts[1])] {
-            cluster.ip_in(inside, &format!("neigh replace {address} lladdr {mac} dev eth0"));
-            assert!(!arrives(&honest, &target), "by a forged neighbour {mac}, {family}");
-        }
-        // With the friend's address as the source, too.
+        // As itself, and with the friend's address as the source.
         let nodad = if ipv6 { "nodad" } else { "" };
         cluster.ip_in(inside, &format!("{family} addr add {source}/{length} dev eth0 {nodad}"));
         let end = cluster.attachments[inside].end(ipv6);
         let forged = open(lab::traffic::End { address: source, ..end });
-        assert!(!arrives(&forged, &target), "from a forged source, {family}");
+        for mac in [of_neighbour.mac(), of_victim.mac(), uplink_mac(&cluster.hosts[1])] {
+            cluster.ip_in(inside, &format!("neigh replace {address} lladdr {mac} dev eth0"));
+            for (from, whose) in [(&honest, "its own"), (&forged, "the friend's")] {
+                assert!(!arrives(from, &target), "from {whose} address to {mac}, {family}");
+            }
+        }
         let friend = open(cluster.attachments[friend].end(ipv6));
         assert!(arrives(&friend, &target), "the friend itself is let in");
     }

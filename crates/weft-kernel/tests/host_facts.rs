@@ -5,7 +5,7 @@ mod lab;
 
 use lab::{Host, can_run, one_network, run, two_hosts};
 use std::{net::UdpSocket, time::Duration};
-use weft_kernel::{KernelError, Underlay, host_routes, requirements, route_mtu, watch_underlay};
+use weft_kernel::{KernelError, Underlay, host_routes, path, requirements, watch_underlay};
 use weft_model::{Mtu, Vni};
 use weft_plan::Op;
 
@@ -39,27 +39,27 @@ async fn an_interface_is_known_by_its_name_and_its_addresses() {
 }
 
 #[tokio::test]
-async fn the_mtu_to_a_peer_is_the_routes_or_the_devices() {
+async fn the_way_to_a_peer_has_the_mtu_of_the_route_or_the_device_and_tells_of_a_gateway() {
     if !can_run("ip") {
         return;
     }
     let (a, _b) = two_hosts(false);
-    let mtu = |to: &str| {
+    let way = |to: &str| {
         let to = to.parse().unwrap();
-        on(&a, || route_mtu(to)).unwrap().map(Mtu::get)
+        on(&a, || path(to)).unwrap().map(|path| (path.mtu.get(), path.gateway))
     };
-    assert_eq!(mtu("192.168.77.2"), Some(1500));
-    assert_eq!(mtu("fd99::2"), Some(1500));
-    assert_eq!(mtu("203.0.113.9"), None);
-    assert_eq!(mtu("2001:db8::9"), None);
+    assert_eq!(way("192.168.77.2"), Some((1500, false)));
+    assert_eq!(way("fd99::2"), Some((1500, false)));
+    assert_eq!(way("203.0.113.9"), None);
+    assert_eq!(way("2001:db8::9"), None);
     let name = &a.netns.name;
     run(&format!("ip -n {name} route add 203.0.113.0/24 via 192.168.77.2 mtu 1380"));
     run(&format!("ip -n {name} route add 2001:db8::/32 via fd99::2 mtu 1390"));
     run(&format!("ip -n {name} link set u0 mtu 9000"));
-    assert_eq!(mtu("203.0.113.9"), Some(1380));
-    assert_eq!(mtu("2001:db8::9"), Some(1390));
-    assert_eq!(mtu("192.168.77.2"), Some(9000));
-    assert_eq!(mtu("192.168.77.1"), Some(65535), "the host itself");
+    assert_eq!(way("203.0.113.9"), Some((1380, true)));
+    assert_eq!(way("2001:db8::9"), Some((1390, true)));
+    assert_eq!(way("192.168.77.2"), Some((9000, false)));
+    assert_eq!(way("192.168.77.1"), Some((65535, false)), "the host itself");
 }
 
 #[tokio::test]

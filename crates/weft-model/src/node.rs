@@ -46,9 +46,9 @@ pub struct Node {
 pub struct DirectLink {
     /// The MAC address that it sends them from.
     pub mac: MacAddr,
-    /// Its VTEP addresses, each with the prefix that the hosts on its link share.
-    pub prefixes: Vec<IpNet>,
-    /// The VTEP addresses of peers in those prefixes that its routes lead to through a gateway all the same.
+    /// The prefix of its preferred VTEP address: the hosts in it are on the link.
+    pub prefix: IpNet,
+    /// The VTEP addresses of peers in it that its routes lead to through a gateway all the same.
     #[serde(default)]
     pub routed: BTreeSet<IpAddr>,
 }
@@ -56,7 +56,7 @@ pub struct DirectLink {
 impl DirectLink {
     /// Whether the host with this VTEP address is on the link.
     pub fn reaches(&self, vtep: IpAddr) -> bool {
-        self.prefixes.iter().any(|prefix| prefix.contains(&vtep)) && !self.routed.contains(&vtep)
+        self.prefix.contains(&vtep) && !self.routed.contains(&vtep)
     }
 }
 

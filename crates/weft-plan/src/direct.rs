@@ -16,8 +16,8 @@ pub enum NotDirect {
     /// The peer takes none.
     #[error("it has no eBPF data path at an uplink that could take them, or an older weft")]
     NotThere,
-    /// No VTEP addresses of one family.
-    #[error("it has no VTEP address of this host's family")]
+    /// The two prefer VTEP addresses of different families.
+    #[error("its VTEP address is of another family than this host's")]
     Family,
     /// The one is not in the prefix of the other.
     #[error("it is on another link")]
@@ -29,13 +29,14 @@ pub enum NotDirect {
 
 /// Whether `this` takes packets without outer headers from the host with the VTEP address `from`.
 pub(crate) fn takes(this: &Node, from: IpAddr) -> bool {
-    this.direct.as_ref().is_some_and(|link| link.prefixes.iter().any(|prefix| prefix.contains(&from)))
+    this.direct.as_ref().is_some_and(|link| link.prefix.contains(&from))
 }
 
 /// Whether packets of direct networks have no outer headers between these two. The same seen from either.
 pub fn direct_between(this: &Node, peer: &Node) -> Result<(), NotDirect> {
     let ours = *this.vteps.first().ok_or(NotDirect::Family)?;
-    let theirs = peer.vtep_like(ours).ok_or(NotDirect::Family)?;
+    // The one that it prefers itself, or it would send from another.
+    let theirs = *peer.vteps.first().filter(|ip| ip.is_ipv4() == ours.is_ipv4()).ok_or(NotDirect::Family)?;
     let here = this.direct.as_ref().ok_or(NotDirect::NotHere)?;
     let there = peer.direct.as_ref().ok_or(NotDirect::NotThere)?;
     if !takes(this, theirs) || !takes(peer, ours) {

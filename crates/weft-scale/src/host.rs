@@ -79,7 +79,12 @@ impl Host {
         let kernel = Arc::new(FakeKernel::new(Arc::clone(arrivals)));
         let store = Arc::new(Counted::new(door.open().await?, Arc::clone(calls)));
         let carrier = Carrier { kernel: Arc::clone(&kernel) as Arc<dyn Kernel>, datapath: "none".to_owned() };
-        let world = World { store, kernel: |_: &_| Ok(carrier), machine: Arc::new(Unchanging(node)) };
+        let world = World {
+            store,
+            kernel: |_: &_| Ok(carrier),
+            machine: Arc::new(Unchanging(node)),
+            goes_on_taking: true,
+        };
         let running = start_in(options, world).await?;
         Ok(Self { number, kernel, running })
     }

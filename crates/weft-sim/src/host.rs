@@ -108,6 +108,7 @@ impl Host {
                 store: Arc::clone(&self.wire) as Arc<dyn Store>,
                 kernel: move |_: &AgentOptions| Ok(Carrier { kernel, datapath: "simulated".to_owned() }),
                 machine: Arc::clone(&self.machine) as Arc<dyn weft_agent::Machine>,
+                goes_on_taking: true,
             };
             let _starts = self.tasks.spawn_as(Owner::Host(self.number), async move {
                 // Nobody hears it when the supervisor was told to stop.

@@ -12,7 +12,7 @@ use std::{
 };
 use tokio::sync::Notify;
 use weft_agent::{AgentError, AgentOptions, Machine};
-use weft_kernel::KernelError;
+use weft_kernel::{KernelError, Path};
 use weft_model::{Mtu, Node, NodeId, UnixSeconds, unix_now};
 
 /// See the module.
@@ -80,7 +80,7 @@ impl Machine for FakeMachine {
         Ok(BTreeSet::from([self.vtep()]))
     }
 
-    fn path_mtu(&self, _peer: IpAddr) -> Option<Mtu> {
+    fn path(&self, _peer: IpAddr) -> Option<Path> {
         None
     }
 

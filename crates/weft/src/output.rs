@@ -72,9 +72,19 @@ pub fn nodes(nodes: &[NodeView]) -> String {
             view.underlay_mtu.to_string(),
             view.endpoints.to_string(),
             view.version.clone(),
+            direct(view),
         ]
     });
-    table(["NODE ID", "NAME", "STATE", "VTEP", "PORT", "MTU", "ENDPOINTS", "VERSION"], rows)
+    table(["NODE ID", "NAME", "STATE", "VTEP", "PORT", "MTU", "ENDPOINTS", "VERSION", "DIRECT"], rows)
+}
+
+/// Whether packets of direct networks have no outer headers, or why they have.
+fn direct(view: &NodeView) -> String {
+    match &view.not_direct {
+        Some(reason) => format!("no: {reason}"),
+        None if view.direct => "yes".to_owned(),
+        None => "-".to_owned(),
+    }
 }
 
 /// `weft address explain`
@@ -165,6 +175,9 @@ pub fn network(view: &NetworkView) -> String {
     if network.internal {
         facts.add("internal", "yes");
     }
+    if network.direct {
+        facts.add("direct", "yes, to the hosts of which `weft node ls` says so");
+    }
     for (key, value) in &network.labels {
         facts.add("label", format!("{key}={value}"));
     }
@@ -238,6 +251,7 @@ pub fn status(status: &Status, now: UnixSeconds) -> String {
         ),
     );
     facts.add("data path", &status.datapath);
+    facts.add("direct", direct(node));
     let drops: Vec<_> = status.drops.iter().filter(|(_, n)| **n > 0).collect();
     if !drops.is_empty() {
         let reasons = drops.iter().map(|(reason, n)| format!("{n} frames ({reason})"));

@@ -66,6 +66,8 @@ fn h1() -> NodeView {
         version: "0.1.0".to_owned(),
         endpoints: 1,
         started: 1000,
+        direct: true,
+        not_direct: None,
     }
 }
 
@@ -130,14 +132,22 @@ eeeeeeeeeeee   my-multi-host-net   -           -                          02:42:
 
 #[test]
 fn nodes_tell_who_answers_and_who_is_dead() {
-    let dead =
-        NodeView { id: id("2"), name: "h2".to_owned(), this: false, alive: false, endpoints: 0, ..h1() };
+    let dead = NodeView {
+        id: id("2"),
+        name: "h2".to_owned(),
+        this: false,
+        alive: false,
+        endpoints: 0,
+        direct: false,
+        not_direct: Some("it is on another link".to_owned()),
+        ..h1()
+    };
     assert_eq!(
         nodes(&[h1(), dead]),
         "\
-NODE ID          NAME   STATE   VTEP        PORT   MTU    ENDPOINTS   VERSION
-111111111111 *   h1     alive   192.0.2.1   4789   1500   1           0.1.0
-222222222222     h2     dead    192.0.2.1   4789   1500   0           0.1.0
+NODE ID          NAME   STATE   VTEP        PORT   MTU    ENDPOINTS   VERSION   DIRECT
+111111111111 *   h1     alive   192.0.2.1   4789   1500   1           0.1.0     yes
+222222222222     h2     dead    192.0.2.1   4789   1500   0           0.1.0     no: it is on another link
 "
     );
 }
@@ -218,6 +228,7 @@ revision    12, this host's kernel reflects 11
 join token  /var/lib/weft/join-token
 cluster     2 nodes (2 alive), 1 network; 3 endpoints on the networks here
 data path   ebpf
+direct      yes
 kernel      14 objects
 drift       none
 "

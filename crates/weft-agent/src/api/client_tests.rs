@@ -66,6 +66,8 @@ fn node() -> NodeView {
         version: "0.1.0".to_owned(),
         endpoints: 1,
         started: 1,
+        direct: false,
+        not_direct: Some("it is on another link".to_owned()),
     }
 }
 

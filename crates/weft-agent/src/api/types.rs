@@ -27,6 +27,8 @@ pub struct NetworkSpec {
     pub mtu: Option<Mtu>,
     /// No way out.
     pub internal: bool,
+    /// Without outer headers between hosts on one link that can.
+    pub direct: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Driver options.
@@ -118,6 +120,13 @@ pub struct NodeView {
     pub endpoints: usize,
     /// When its daemon started.
     pub started: UnixSeconds,
+    /// Packets of direct networks cross from the node that answers to this one without outer headers; of the node that answers: it takes
+    /// them so.
+    #[serde(default)]
+    pub direct: bool,
+    /// Why not.
+    #[serde(default)]
+    pub not_direct: Option<String>,
 }
 
 /// What an endpoint, or this host with a peer, has sent and received.

@@ -45,7 +45,8 @@ async fn a_daemon_that_starts_again_takes_nothing_down_whether_its_networks_were
     let start = async || -> Running {
         let (store, kernel) = (Arc::clone(&cluster.store), Arc::clone(&kernel) as Arc<dyn Kernel>);
         let kernel = |_: &_| Ok(Carrier { kernel, datapath: "model".to_owned() });
-        let world = World { store, kernel, machine: Arc::new(Unchanging(this.clone())) };
+        let world =
+            World { store, kernel, machine: Arc::new(Unchanging(this.clone())), goes_on_taking: true };
         start_in(options(dir.path(), "h7"), world).await.unwrap()
     };
     let running = start().await;

@@ -24,6 +24,8 @@ pub struct Config {
     pub subnets: Vec<Subnet>,
     /// Make it without a way out.
     pub internal: bool,
+    /// Make it without outer headers between hosts on one link.
+    pub direct: bool,
     /// Its MTU.
     pub mtu: Option<Mtu>,
     /// Lead containers out.
@@ -59,6 +61,8 @@ struct Raw {
     subnets: Vec<WrittenSubnet>,
     #[serde(default)]
     internal: bool,
+    #[serde(default)]
+    direct: bool,
     mtu: Option<u32>,
     #[serde(default = "yes")]
     outside: bool,
@@ -153,6 +157,7 @@ impl Config {
             socket: raw.socket,
             subnets: raw.subnets.into_iter().map(WrittenSubnet::into_subnet).collect(),
             internal: raw.internal,
+            direct: raw.direct,
             mtu: raw.mtu.map(Mtu::new).transpose().map_err(|e| wrong(format!("mtu: {e}")))?,
             outside: raw.outside,
             portmap: raw.portmap,

@@ -82,6 +82,7 @@ async fn ensure_network(config: &Config, daemon: &impl Daemon) -> Result<(), Cni
         name: Some(name.map_err(|e| CniError::new(BAD_CONFIGURATION, format!("network: {e}")))?),
         subnets: config.subnets.clone(),
         internal: config.internal,
+        direct: config.direct,
         mtu: config.mtu,
         ..NetworkSpec::default()
     };

@@ -1,7 +1,7 @@
 //! What `docker network create` asks for, read out of dockerd's `CreateNetwork` call.
 
 use super::{
-    plugin::{ADDRESS_SPACES, COPY_OF, CallError, MTU, OPTION_PREFIX, VNI},
+    plugin::{ADDRESS_SPACES, COPY_OF, CallError, DIRECT, MTU, OPTION_PREFIX, VNI},
     wire::{CreateNetwork, IpamData},
 };
 use ipnet::IpNet;
@@ -37,7 +37,7 @@ pub(super) fn read(call: &CreateNetwork) -> Result<Request, CallError> {
         let of = id.parse().map_err(|_| CallError::NothingToCopy(id.clone()))?;
         return Ok(Request::Copy { of, subnets: subnets.iter().map(|s| s.net).collect() });
     }
-    let unknown = |key: &&String| key.starts_with(OPTION_PREFIX) && key.as_str() != VNI;
+    let unknown = |key: &&String| key.starts_with(OPTION_PREFIX) && ![VNI, DIRECT].contains(&key.as_str());
     if let Some(key) = options.keys().find(unknown) {
         return Err(CallError::UnknownOption(key.clone()));
     }
@@ -49,6 +49,7 @@ pub(super) fn read(call: &CreateNetwork) -> Result<Request, CallError> {
         vni: options.get(VNI).map(|v| CallError::vni(v)).transpose()?,
         mtu: options.get(MTU).map(|v| CallError::mtu(v)).transpose()?,
         internal: call.options.get(INTERNAL).is_some_and(is_true),
+        direct: options.get(DIRECT).map(|v| CallError::direct(v)).transpose()?.unwrap_or(false),
         labels: BTreeMap::new(),
         engine_addresses: data().any(|d| !ADDRESS_SPACES.contains(&d.address_space.as_str())),
         options,
@@ -118,6 +119,7 @@ mod tests {
         assert_eq!(spec.vni.unwrap().get(), 5000);
         assert_eq!(spec.mtu.unwrap().get(), 1400);
         assert!(spec.internal && spec.engine_addresses);
+        assert!(!spec.direct && new(r#"{"weft.direct":"true"}"#, "LocalDefault").direct);
         assert_eq!(spec.options["color"], "red");
         assert_eq!(spec.options[VNI], "5000", "the options are kept as they were given");
         assert_eq!(spec.subnets.len(), 2);
@@ -156,6 +158,7 @@ mod tests {
             (r#"{"weft.vnid":"5"}"#, "weft.vni"),
             (r#"{"weft.vni":"0"}"#, "1 to 16777215"),
             (r#"{"weft.vni":"red"}"#, "weft.vni=red"),
+            (r#"{"weft.direct":"maybe"}"#, "weft.direct=maybe"),
             (r#"{"com.docker.network.driver.mtu":"9"}"#, "68 to 65535"),
             (r#"{"weft.network":"blue"}"#, "no network with that id"),
         ] {

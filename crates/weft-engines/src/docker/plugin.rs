@@ -16,6 +16,8 @@ use weft_model::{IdError, MacError, Mtu, MtuError, NetworkId, SubnetError, Vni, 
 pub(super) const COPY_OF: &str = "weft.network";
 /// The option that asks for a VNI.
 pub(super) const VNI: &str = "weft.vni";
+/// The option that leaves the outer headers out between hosts on one link.
+pub(super) const DIRECT: &str = "weft.direct";
 /// Docker's option for a network's MTU, also that of its own drivers.
 pub(super) const MTU: &str = "com.docker.network.driver.mtu";
 /// What every option of weft's begins with.
@@ -148,7 +150,9 @@ pub(super) enum CallError {
         error: IdError,
     },
     /// An option of weft's that does not exist.
-    #[error("unknown option {0:?}: weft knows {VNI} (ask for a VNI), {COPY_OF} (copy a network) and {MTU}")]
+    #[error(
+        "unknown option {0:?}: weft knows {VNI} (ask for a VNI), {DIRECT} (no outer headers), {COPY_OF} (copy a network) and {MTU}"
+    )]
     UnknownOption(String),
     /// `weft.vni` with something that is no VNI.
     #[error("option {VNI}={value}: {error}")]
@@ -158,6 +162,9 @@ pub(super) enum CallError {
         /// What is wrong.
         error: VniError,
     },
+    /// `weft.direct` with something that is neither.
+    #[error("option {DIRECT}={0}: expected true or false")]
+    Direct(String),
     /// `com.docker.network.driver.mtu` with something that is no MTU.
     #[error("option {MTU}={value}: {error}")]
     Mtu {
@@ -224,6 +231,10 @@ impl CallError {
 
     pub fn vni(value: &str) -> Result<Vni, Self> {
         value.parse().map_err(|error| Self::Vni { value: value.to_owned(), error })
+    }
+
+    pub fn direct(value: &str) -> Result<bool, Self> {
+        value.parse().map_err(|_| Self::Direct(value.to_owned()))
     }
 
     pub fn mtu(value: &str) -> Result<Mtu, Self> {

@@ -14,6 +14,8 @@ use weft_model::{Mtu, Subnet, Vni, gateway_in};
 const MTU: &str = "mtu";
 /// The driver option that asks for a VNI, as with Docker.
 const VNI: &str = "weft.vni";
+/// The driver option that leaves the outer headers out, as with Docker.
+const DIRECT: &str = "weft.direct";
 /// The driver option that names a network of the cluster, where its name here is another.
 const NETWORK: &str = "weft.network";
 /// Who chooses addresses: not Podman, which knows only this host's.
@@ -55,9 +57,12 @@ fn spec(network: &wire::Network) -> Result<NetworkSpec, PluginError> {
         Mtu::new(bytes).map_err(|e| wrong("option mtu", &e))
     });
     let vni = options.remove(VNI).map(|text| text.parse::<Vni>().map_err(|e| wrong("option weft.vni", &e)));
+    let direct =
+        options.remove(DIRECT).map(|text| text.parse::<bool>().map_err(|e| wrong("option weft.direct", &e)));
     options.remove(NETWORK);
     if let Some(unknown) = options.keys().next() {
-        let message = format!("option {unknown:?} is not known: weft has {MTU}, {VNI} and {NETWORK}");
+        let message =
+            format!("option {unknown:?} is not known: weft has {MTU}, {VNI}, {DIRECT} and {NETWORK}");
         return Err(PluginError::new(message));
     }
     Ok(NetworkSpec {
@@ -72,6 +77,7 @@ fn spec(network: &wire::Network) -> Result<NetworkSpec, PluginError> {
         vni: vni.transpose()?,
         mtu: mtu.transpose()?,
         internal: network.internal,
+        direct: direct.transpose()?.unwrap_or(false),
         labels: network.labels.clone().unwrap_or_default(),
         ..NetworkSpec::default()
     })
@@ -134,6 +140,9 @@ fn joined(
     }
     if asked.internal && !is.internal {
         return Err(differs("a way out", "(no --internal)"));
+    }
+    if asked.direct && !is.direct {
+        return Err(differs("outer headers everywhere", "(no weft.direct)"));
     }
     if asked.vni.is_some_and(|vni| vni != is.vni) {
         return Err(differs("VNI", &is.vni.to_string()));

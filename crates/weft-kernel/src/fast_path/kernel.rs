@@ -1,12 +1,16 @@
 //! The kernel with a fast path: everything that [`Linux`] does, and the programs and maps along with it.
 
-use super::{Counters, plane::Plane};
+use super::{Counters, plane::Plane, uplink::Uplink};
 use crate::{
     Kernel, KernelError, Linux, LinuxOptions, Namespace,
     events::{self, Events},
 };
 use async_trait::async_trait;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+use weft_model::DirectLink;
 use weft_plan::{HostState, Op};
 
 /// The kernel of the host whose namespace the daemon runs in, with the fast path.
@@ -70,6 +74,10 @@ impl Kernel for FastPath {
             changed = self.linux.changed() => changed,
             moved = self.addresses.wait() => moved,
         }
+    }
+
+    async fn direct_link(&self, vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
+        self.on_plane("look for the link", move |plane| Uplink::direct_link(&mut plane.host, vtep)).await?
     }
 
     async fn counters(&self) -> Result<Option<Counters>, KernelError> {

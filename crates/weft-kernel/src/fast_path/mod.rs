@@ -49,6 +49,12 @@ pub fn remove(overlay_netns: &str) -> Result<(), KernelError> {
     }
 }
 
+/// Whether what is pinned for the overlay namespace of that name is of another layout: then the maps are empty for a moment when the
+/// programs are taken over, and what this host has said to take without outer headers is not taken.
+pub fn has_another_layout(overlay_netns: &str) -> Result<bool, KernelError> {
+    Ok(!pins::Pins::of(overlay_netns).other_layouts()?.is_empty())
+}
+
 /// A failure of the fast path's: what was being done, and the error with its causes.
 fn failed(doing: impl Into<String>, error: &dyn Error) -> KernelError {
     let mut reason = error.to_string();

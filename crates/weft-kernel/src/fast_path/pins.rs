@@ -82,7 +82,7 @@ impl Pins {
         self.other_layouts()?.iter().try_for_each(|layout| remove_folder(layout))
     }
 
-    fn other_layouts(&self) -> Result<Vec<PathBuf>, KernelError> {
+    pub fn other_layouts(&self) -> Result<Vec<PathBuf>, KernelError> {
         let mut layouts = list(&self.folder)?;
         layouts.retain(|layout| !layout.ends_with(LAYOUT));
         Ok(layouts)

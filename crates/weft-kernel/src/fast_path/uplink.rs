@@ -1,8 +1,13 @@
 //! The uplink: the device that frames of other hosts come in by, as it has the VTEP address.
 
-use crate::{KernelError, netlink::Netlink};
-use std::net::IpAddr;
-use weft_model::vxlan_overhead;
+use crate::{KernelError, device::Device, netlink::Netlink};
+use std::{collections::BTreeSet, net::IpAddr};
+use weft_model::{DirectLink, vxlan_overhead};
+
+/// See [`Uplink::receives`].
+fn receives(device: &Device) -> bool {
+    device.ethernet && device.kind != "dummy"
+}
 
 /// A device that has the VTEP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,9 +29,17 @@ impl Uplink {
         };
         let device = host.devices()?.into_iter().find(|device| device.index == index);
         Ok(device.map(|device| Self {
-            receives: device.ethernet && device.kind != "dummy",
+            receives: receives(&device),
             inner_mtu: device.mtu.saturating_sub(vxlan_overhead(vtep)),
             name: device.name,
         }))
+    }
+
+    /// The link of the device that has the address, if packets without outer headers are received there.
+    pub fn direct_link(host: &mut Netlink, vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
+        let found = host.prefixes()?.into_iter().find(|(_, prefix)| prefix.addr() == vtep);
+        let Some((index, prefix)) = found else { return Ok(None) };
+        let device = host.devices()?.into_iter().find(|device| device.index == index && receives(device));
+        Ok(device.map(|device| DirectLink { mac: device.mac, prefix, routed: BTreeSet::new() }))
     }
 }

@@ -167,16 +167,16 @@ fn any_link() -> impl Strategy<Value = Option<DirectLink>> {
     prop::option::weighted(
         0.8,
         link.prop_map(|(mac, prefix, routed)| {
-            direct_link(mac, &[prefix], routed.map(|n| IpAddr::from([192, 0, 2, n])))
+            direct_link(mac, prefix, routed.map(|n| IpAddr::from([192, 0, 2, n])))
         }),
     )
 }
 
 /// A link of a host with this MAC address.
-pub fn direct_link(mac: u8, prefixes: &[&str], routed: impl IntoIterator<Item = IpAddr>) -> DirectLink {
+pub fn direct_link(mac: u8, prefix: &str, routed: impl IntoIterator<Item = IpAddr>) -> DirectLink {
     DirectLink {
         mac: MacAddr([2, 0, 0, 0, 0, mac]),
-        prefixes: prefixes.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        prefix: prefix.parse().unwrap(),
         routed: routed.into_iter().collect(),
     }
 }

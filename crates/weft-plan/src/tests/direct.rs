@@ -4,13 +4,13 @@ use super::cluster::{direct_link, endpoint, id, ip, network, node, snapshot, vni
 use crate::{Direct, HostState, Key, NotDirect, Object, direct_between, plan};
 use weft_model::{Endpoint, Network, Node};
 
-const LINK: [&str; 1] = ["192.0.2.0/24"];
+const LINK: &str = "192.0.2.0/24";
 
 /// A node that takes packets directly, at 192.0.2.(n + 1).
 fn able(n: usize) -> Node {
     let mac = u8::try_from(n).unwrap();
     let vtep = format!("192.0.2.{}", n + 1);
-    Node { direct: Some(direct_link(mac, &LINK, [])), ..node(n, &[&vtep], 1500) }
+    Node { direct: Some(direct_link(mac, LINK, [])), ..node(n, &[&vtep], 1500) }
 }
 
 fn marked() -> Network {
@@ -37,7 +37,7 @@ fn entry(n: usize, sends: bool) -> (Key, Object) {
 
 fn link_peer(n: u8) -> (Key, Object) {
     let vtep = ip(&format!("192.0.2.{}", n + 1));
-    (Key::LinkPeer(direct_link(n, &LINK, []).mac), Object::LinkPeer(vtep))
+    (Key::LinkPeer(direct_link(n, LINK, []).mac), Object::LinkPeer(vtep))
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn a_host_that_cannot_take_packets_is_sent_none_but_may_send_them_at_once_when_i
 #[test]
 fn a_host_on_another_link_or_behind_a_gateway_is_not_sent_to() {
     let elsewhere =
-        Node { direct: Some(direct_link(1, &["198.51.100.2/24"], [])), ..node(1, &["198.51.100.2"], 1500) };
+        Node { direct: Some(direct_link(1, "198.51.100.2/24", [])), ..node(1, &["198.51.100.2"], 1500) };
     assert_eq!(direct_part(planned(&[able(0), elsewhere], marked())), [entry(2, false)]);
     // The prefixes differ: what one takes for a neighbour the other does not.
-    let narrow = Node { direct: Some(direct_link(1, &["192.0.2.2/31"], [])), ..able(1) };
+    let narrow = Node { direct: Some(direct_link(1, "192.0.2.2/31", [])), ..able(1) };
     let expected = [entry(2, false), entry(3, false), link_peer(1)];
     assert_eq!(direct_part(planned(&[able(0), narrow], marked())), expected);
-    let routed = Node { direct: Some(direct_link(1, &LINK, [ip("192.0.2.1")])), ..able(1) };
+    let routed = Node { direct: Some(direct_link(1, LINK, [ip("192.0.2.1")])), ..able(1) };
     assert_eq!(direct_part(planned(&[able(0), routed], marked())), expected);
 }
 
@@ -80,11 +80,11 @@ fn who_has_no_endpoint_on_a_direct_network_takes_nothing() {
 
 #[test]
 fn the_reason_is_told_and_both_hosts_agree() {
-    let routed = Node { direct: Some(direct_link(2, &LINK, [ip("192.0.2.1")])), ..able(2) };
+    let routed = Node { direct: Some(direct_link(2, LINK, [ip("192.0.2.1")])), ..able(2) };
     let elsewhere =
-        Node { direct: Some(direct_link(3, &["198.51.100.2/24"], [])), ..node(3, &["198.51.100.2"], 1500) };
+        Node { direct: Some(direct_link(3, "198.51.100.2/24", [])), ..node(3, &["198.51.100.2"], 1500) };
     let none = Node { direct: None, ..able(4) };
-    let v6 = Node { vteps: vec![ip("2001:db8::1")], ..able(5) };
+    let v6 = Node { vteps: vec![ip("2001:db8::1"), ip("192.0.2.6")], ..able(5) };
     for (peer, reason) in [
         (able(1), Ok(())),
         (routed, Err(NotDirect::Routed)),

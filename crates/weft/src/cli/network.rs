@@ -51,7 +51,8 @@ pub struct CreateFlags {
     /// A label
     #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
     pub label: Vec<(String, String)>,
-    /// A driver option; com.docker.network.driver.mtu and weft.vni mean the same as --mtu and --vni
+    /// A driver option; com.docker.network.driver.mtu and weft.vni mean the same as --mtu and --vni, weft.direct=true leaves the outer
+    /// headers out between hosts on one link
     #[arg(short = 'o', long = "opt", value_parser = key_value, value_name = "KEY=VALUE")]
     pub options: Vec<(String, String)>,
     /// The MTU inside [default: what the path between the hosts carries, less the tunnel's headers]

@@ -14,6 +14,8 @@ use weft_model::Subnet;
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 /// The driver option that means the VNI.
 const VNI_OPTION: &str = "weft.vni";
+/// The driver option that asks for packets without outer headers.
+const DIRECT_OPTION: &str = "weft.direct";
 
 /// `weft network …`
 pub async fn run(command: NetworkCommand, client: &Client) -> Result<ExitCode, Failure> {
@@ -56,6 +58,7 @@ pub(crate) fn spec(flags: CreateFlags) -> Result<NetworkSpec, Failure> {
         vni: flag_or_option("--vni", flags.vni, VNI_OPTION, options.get(VNI_OPTION))?,
         mtu: flag_or_option("--mtu", flags.mtu, MTU_OPTION, options.get(MTU_OPTION))?,
         internal: flags.internal,
+        direct: flag_or_option("-o", None, DIRECT_OPTION, options.get(DIRECT_OPTION))?.unwrap_or(false),
         labels: unique("--label", flags.label)?,
         options,
         ipv6: flags.ipv6,
@@ -196,6 +199,9 @@ mod tests {
             let spec = asked(flags).unwrap();
             assert_eq!((spec.mtu, spec.vni), (mtu, vni), "{flags}");
         }
+        assert!(
+            asked("-o weft.direct=true").unwrap().direct && !asked("-o weft.direct=false").unwrap().direct
+        );
         let spec = asked("-o weft.vni=5000 --opt x=y --label a=b").unwrap();
         assert_eq!(spec.options.len(), 2, "options stay as given");
         assert_eq!(spec.labels, [("a".to_owned(), "b".to_owned())].into());
@@ -219,6 +225,7 @@ mod tests {
             ("--subnet 10.9.0.0/31", "too small"),
             ("--mtu 1400 -o com.docker.network.driver.mtu=1300", "contradict each other"),
             ("-o weft.vni=0", "-o weft.vni: "),
+            ("-o weft.direct=maybe", "-o weft.direct: "),
             ("-o a=1 -o a=2", "-o a: given as \"1\" and as \"2\""),
         ] {
             let failure = asked(flags).unwrap_err();

@@ -63,6 +63,7 @@ fn differences(spec: &NetworkSpec, present: &Network) -> Vec<String> {
         spec.internal.to_string(),
         present.internal.to_string(),
     );
+    compare("direct", spec.direct == present.direct, spec.direct.to_string(), present.direct.to_string());
     let labels = |labels| format!("{labels:?}");
     compare("labels", spec.labels == present.labels, labels(&spec.labels), labels(&present.labels));
     differences

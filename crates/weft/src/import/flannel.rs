@@ -12,6 +12,8 @@ use weft_model::{Mtu, NetworkName, Subnet, Vni};
 pub const PREFIX: &str = "coreos.com/network";
 /// The key below the prefix.
 pub const KEY: &str = "config";
+/// weft's option that means the same as flannel's `DirectRouting`.
+const DIRECT: &str = "weft.direct";
 /// What flannel's VXLAN backend uses if no VNI is given.
 const DEFAULT_VNI: u32 = 1;
 
@@ -40,6 +42,7 @@ struct Backend {
     port: Option<u16>,
     #[serde(rename = "MTU")]
     mtu: Option<u32>,
+    direct_routing: bool,
 }
 
 /// Reads the one network that flannel has. It has no name there: it gets `name`.
@@ -57,7 +60,7 @@ fn propose(config: &Config, name: &NetworkName, wishes: Wishes) -> Result<Propos
     let mut notes = Vec::new();
     let backend = config.backend.r#type.to_lowercase();
     match backend.as_str() {
-        "vxlan" => {}
+        "vxlan" | "host-gw" => {}
         "wireguard" | "ipsec" if !wishes.unencrypted => {
             return Err(format!(
                 "its frames are encrypted (backend {backend}), and weft would carry them in clear: --unencrypted \
@@ -92,7 +95,11 @@ fn propose(config: &Config, name: &NetworkName, wishes: Wishes) -> Result<Propos
     let vni = vni.map(Vni::new).transpose().map_err(|e| e.to_string())?;
     let mtu =
         config.backend.mtu.filter(|mtu| *mtu > 0).map(Mtu::new).transpose().map_err(|e| e.to_string())?;
-    let spec = NetworkSpec { name: Some(name.clone()), subnets, vni, mtu, ..NetworkSpec::default() };
+    // The packets of both go without outer headers between hosts on one link.
+    let direct = backend == "host-gw" || config.backend.direct_routing;
+    let options = direct.then(|| (DIRECT.to_owned(), "true".to_owned())).into_iter().collect();
+    let name = Some(name.clone());
+    let spec = NetworkSpec { name, subnets, vni, mtu, direct, options, ..NetworkSpec::default() };
     Ok(Proposal { spec, notes })
 }
 

@@ -8,7 +8,7 @@ use weft_model::{AddressDriver, Network, NetworkId, NetworkName, NodeId, Vni, Vn
 const SWARM: &[u8] = include_bytes!("testdata/docker-26.1-swarm.json");
 const CLASSIC: &[u8] = include_bytes!("testdata/docker-20.10-etcd.json");
 const FLANNEL: &str = r#"{"Network":"10.244.0.0/16","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00:244::/56",
-    "Backend":{"Type":"vxlan","VNI":300,"Port":8472}}"#;
+    "Backend":{"Type":"vxlan","VNI":300,"Port":8472,"DirectRouting":true}}"#;
 
 fn keys() -> Vec<(String, String)> {
     weft_store::leaves(CLASSIC).unwrap()
@@ -88,13 +88,19 @@ fn flannels_network_is_one_segment_for_all_hosts() {
     let definition = flannel::read(FLANNEL.as_bytes(), &name, Wishes::default()).unwrap();
     assert_eq!(
         lines(&definition),
-        ["weft network create --subnet 10.244.0.0/16 --subnet fd00:244::/56 --vni 300 pods"]
+        [
+            "weft network create --subnet 10.244.0.0/16 --subnet fd00:244::/56 -o weft.direct=true --vni 300 pods"
+        ]
     );
     let told = notes(&definition, "pods");
     assert!(told.contains("SubnetLen not carried over") && told.contains("--vxlan-port"), "{told}");
     let plain = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}"#;
     let definition = flannel::read(plain.as_bytes(), &name, Wishes::default()).unwrap();
+    assert_eq!(lines(&definition), ["weft network create --subnet 10.5.0.0/16 -o weft.direct=true pods"]);
+    let plain = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}"#;
+    let definition = flannel::read(plain.as_bytes(), &name, Wishes::default()).unwrap();
     assert_eq!(lines(&definition), ["weft network create --subnet 10.5.0.0/16 pods"]);
+    assert!(notes(&definition, "pods").contains("weft carries frames in VXLAN"));
     let secret = r#"{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}"#;
     let definition = flannel::read(secret.as_bytes(), &name, Wishes::default()).unwrap();
     assert!(reason(&definition, "pods").contains("encrypted (backend wireguard)"));
