@@ -12,7 +12,7 @@ pub mod traffic;
 mod under_traffic;
 
 pub use engines::{Pair, address, fetch, field, has_network, has_no_network, in_container};
-pub use under_traffic::{Met, under_traffic};
+pub use under_traffic::{Met, under_traffic, under_traffic_between};
 
 use serde_json::Value;
 use std::{

@@ -353,7 +353,7 @@ fn same(expected: &[u8], got: &[u8]) -> Result<(), String> {
 }
 
 /// Opens a socket in a container. Only the thread that opens it enters the namespace; the socket stays there.
-pub(crate) fn within<T: Send>(namespace: &NetNs, open: impl FnOnce() -> T + Send) -> T {
+pub fn within<T: Send>(namespace: &NetNs, open: impl FnOnce() -> T + Send) -> T {
     let file = fs::File::open(namespace.path()).unwrap();
     let enter = || {
         setns(file, CloneFlags::CLONE_NEWNET).unwrap();

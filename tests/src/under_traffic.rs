@@ -35,7 +35,16 @@ impl fmt::Display for Met {
 /// Lets `happen` under traffic both ways between `h1/c1` and `h2/c1`, TCP and UDP with sequence numbers. Fails when a
 /// stream ends early or anything arrives that is not what was sent; how much is lost is for the caller to judge.
 pub fn under_traffic<T>(lab: &mut Fixture, happen: impl FnOnce(&mut Fixture, &[Flow]) -> T) -> (T, Met) {
-    let (flows, run) = (flows_between(lab, &PAIRS, |_| false), Run::default());
+    under_traffic_between(lab, &PAIRS, happen)
+}
+
+/// The same between `pairs`: see [`flows_between`].
+pub fn under_traffic_between<T>(
+    lab: &mut Fixture,
+    pairs: &[(&str, &str, usize)],
+    happen: impl FnOnce(&mut Fixture, &[Flow]) -> T,
+) -> (T, Met) {
+    let (flows, run) = (flows_between(lab, pairs, |_| false), Run::default());
     let value = thread::scope(|scope| {
         let _end = EndOf(&run);
         for flow in &flows {

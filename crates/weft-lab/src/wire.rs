@@ -73,6 +73,26 @@ impl Wire {
         self.address(&namespace, "eth0", Host::ipv4_of(host.number), Host::ipv6_of(host.number))
     }
 
+    /// Moves a host to a subnet of its own, 10.78.N.0/24, where it is 10.78.N.1: the switch is its router, and that of the others to it. For
+    /// a host whose daemon does not run.
+    pub fn put_behind_router(&self, host: &Host, others: &[Host]) -> Result<(), LabError> {
+        let (subnet, namespace) = (format!("10.78.{}", host.number), &host.namespace);
+        for setting in ["all/forwarding", "all/send_redirects", "default/send_redirects"] {
+            let on = if setting.ends_with("forwarding") { "1" } else { "0" };
+            self.namespace.sysctl(&format!("ipv4/conf/{setting}"), on)?;
+        }
+        self.namespace.sysctl(&format!("ipv4/conf/{BRIDGE}/send_redirects"), "0")?;
+        self.namespace.ip(&["addr", "add", &format!("{subnet}.254/24"), "dev", BRIDGE])?;
+        namespace.ip(&["addr", "flush", "dev", "eth0"])?;
+        namespace.ip(&["addr", "add", &format!("{subnet}.1/24"), "dev", "eth0"])?;
+        namespace.ip(&["route", "add", "default", "via", &format!("{subnet}.254")])?;
+        for other in others.iter().filter(|other| other.number != host.number) {
+            let via = Self::SWITCH_V4.to_string();
+            other.namespace.ip(&["route", "add", &format!("{subnet}.0/24"), "via", &via])?;
+        }
+        Ok(())
+    }
+
     /// Takes a host's cable out (the host stays), or puts it back.
     pub fn set_cable(&self, host: &Host, plugged: bool) -> Result<(), LabError> {
         let state = if plugged { "up" } else { "down" };

@@ -158,3 +158,51 @@ async fn a_network_made_on_another_host_a_moment_ago_is_found_by_its_name() {
     let error = h2.agent.find_network("nothing").await.unwrap_err();
     assert!(matches!(error, AgentError::NoSuchNetwork(_)), "{error}");
 }
+
+#[tokio::test]
+async fn no_two_direct_networks_have_an_address_in_common() {
+    let cluster = Cluster::new().await;
+    let (h1, h2) = (cluster.host(1).await, cluster.host(2).await);
+    let direct = |name: &str, subnet: &str| NetworkSpec { direct: true, ..spec(name, subnet) };
+    let first = h1.agent.create_network(direct("first", "10.9.0.0/16"), None).await.unwrap();
+    for subnet in ["10.9.0.0/16", "10.9.7.0/24", "10.8.0.0/15"] {
+        let error = h2.agent.create_network(direct("second", subnet), None).await.unwrap_err().to_string();
+        assert!(error.contains(subnet) && error.contains("first"), "{error}");
+    }
+    // One that is told apart by its VNI may have them, and what weft chooses is free.
+    h2.agent.create_network(spec("other", "10.9.0.0/16"), None).await.unwrap();
+    let chosen = NetworkSpec { subnets: vec![], ..direct("chosen", "10.9.0.0/16") };
+    h2.agent.create_network(chosen, None).await.unwrap();
+    h1.agent.remove_network(&first.id).await.unwrap();
+    h2.forgets(&first.id).await;
+    h2.agent.create_network(direct("second", "10.9.7.0/24"), None).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_direct_networks_with_one_subnet_made_at_once_one_is_made() {
+    let cluster = Cluster::new().await;
+    let (h1, h2) = (cluster.host(1).await, cluster.host(2).await);
+    for n in 0..20 {
+        let direct = |name: &str, net: String| NetworkSpec { direct: true, ..spec(name, &net) };
+        let (a, b) = tokio::join!(
+            h1.agent.create_network(direct("a", format!("10.{n}.0.0/24")), None),
+            h2.agent.create_network(direct("b", format!("10.{n}.0.0/16")), None)
+        );
+        let (made, refused) = match (a, b) {
+            (Ok(made), Err(refused)) | (Err(refused), Ok(made)) => (made, refused),
+            both => panic!("{both:?}"),
+        };
+        assert!(matches!(refused, AgentError::DirectOverlap { .. }), "{refused}");
+        // Both left to weft: it finds one for each.
+        let free = |name: &str| NetworkSpec { subnets: vec![], ..direct(name, "10.0.0.0/24".to_owned()) };
+        let (c, d) =
+            tokio::join!(h1.agent.create_network(free("c"), None), h2.agent.create_network(free("d"), None));
+        let (c, d) = (c.unwrap(), d.unwrap());
+        assert_ne!(c.subnets, d.subnets);
+        for network in [made, c, d] {
+            h1.agent.remove_network(&network.id).await.unwrap();
+            h1.forgets(&network.id).await;
+            h2.forgets(&network.id).await;
+        }
+    }
+}
