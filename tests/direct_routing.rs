@@ -84,8 +84,12 @@ fn captures(lab: &Fixture, host: &str, network: &str) -> [Capture; 2] {
     })
 }
 
-/// How many frames two captures have.
-fn counts(captures: [Capture; 2]) -> (usize, usize) {
+/// How many frames two captures have, once they have at least so many together.
+fn counts(captures: [Capture; 2], least: usize) -> (usize, usize) {
+    eventually("the frames in the captures", WITHIN, || {
+        let all: usize = captures.iter().map(|capture| capture.frames().unwrap().len()).sum();
+        seen(all >= least, all)
+    });
     let [vxlan, plain] = captures.map(|capture| capture.stop().unwrap().len());
     (vxlan, plain)
 }
@@ -128,7 +132,7 @@ fn packets_cross_the_lan_as_they_are_and_routers_in_vxlan() {
     between("h1", "h2", 1);
     between("h1", "h2", 3);
     between("h1", "h3", 1);
-    let (lan, routed, grey) = (counts(lan), counts(routed), counts(grey));
+    let (lan, routed, grey) = (counts(lan, 80), counts(routed, 80), counts(grey, 80));
     assert!(lan.1 >= 80 && lan.0 <= 8, "on the LAN as they are: {lan:?}");
     assert!(routed.0 >= 80 && routed.1 == 0, "behind a router in VXLAN: {routed:?}");
     assert!(grey.0 >= 80 && grey.1 == 0, "a network that is not marked in VXLAN: {grey:?}");
@@ -256,7 +260,7 @@ fn a_host_that_goes_to_the_kernels_path_is_sent_vxlan_before_it_needs_it() {
     exchange(&lab, 1);
     let before = captures(&lab, "h2", "red");
     ping(container(&lab, "h1/c1"), &container(&lab, "h2/c1").ip().unwrap()).unwrap();
-    let (vxlan, plain) = counts(before);
+    let (vxlan, plain) = counts(before, 2);
     assert!(vxlan >= 2 && plain == 0, "{vxlan} in VXLAN, {plain} plain");
     let ((), met) = under_traffic_between(&mut lab, &LAN, |lab, flows| {
         let daemon = lab.daemon_mut("h2").unwrap();
