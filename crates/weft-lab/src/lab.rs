@@ -51,6 +51,8 @@ pub struct LabOptions {
     pub network: String,
     /// Its subnets.
     pub subnets: Vec<String>,
+    /// More arguments of its `weft network create`.
+    pub network_arguments: Vec<String>,
     /// More arguments of every `weft daemon`.
     pub daemon_arguments: Vec<String>,
 }
@@ -73,6 +75,7 @@ impl LabOptions {
             engine: None,
             network: "lab".to_owned(),
             subnets: vec!["10.0.0.0/24".to_owned()],
+            network_arguments: Vec::new(),
             daemon_arguments: Vec::new(),
         }
     }
@@ -232,6 +235,7 @@ impl Lab {
         for subnet in &self.options.subnets {
             create.extend(["--subnet", subnet.as_str()]);
         }
+        create.extend(self.options.network_arguments.iter().map(String::as_str));
         create.push(&network);
         self.daemon("h1")?.weft(&create)?;
         for daemon in &self.daemons {

@@ -28,6 +28,8 @@ pub enum Contender {
     Kernel,
     /// weft with `--datapath=ebpf`
     Weft,
+    /// The same with a network that is marked `-o weft.direct=true`
+    Direct,
     /// Docker 20.10 with `--cluster-store=etcd://…` and its `overlay`
     DockerClassic,
     /// Docker 26.1, a swarm and its attachable overlay
@@ -50,6 +52,7 @@ impl Contender {
             Self::Routed => "routed",
             Self::Kernel => "kernel",
             Self::Weft => "weft",
+            Self::Direct => "direct",
             Self::DockerClassic => "docker-classic",
             Self::DockerSwarm => "docker-swarm",
             Self::DockerBridge => "docker-bridge",
@@ -64,7 +67,7 @@ impl Contender {
     /// The version of the Docker that it needs.
     pub const fn engine(self) -> Option<EngineVersion> {
         match self {
-            Self::Raw | Self::Routed | Self::Kernel | Self::Weft => None,
+            Self::Raw | Self::Routed | Self::Kernel | Self::Weft | Self::Direct => None,
             Self::DockerClassic => Some(EngineVersion::V20_10),
             Self::DockerSwarm | Self::DockerBridge => Some(EngineVersion::V26_1),
         }
@@ -76,7 +79,7 @@ impl Contender {
             Self::Raw => raw(self, weft),
             Self::Routed => routed(self, weft),
             Self::Kernel => weft_with(self, weft, "kernel"),
-            Self::Weft => weft_with(self, weft, "ebpf"),
+            Self::Weft | Self::Direct => weft_with(self, weft, "ebpf"),
             Self::DockerClassic => docker_classic(self, weft),
             Self::DockerSwarm => docker_swarm(self, weft),
             Self::DockerBridge => docker_bridge(self, weft),
@@ -92,6 +95,7 @@ impl Contender {
             Self::Routed => "brouted",
             Self::Kernel => "bkernel",
             Self::Weft => "bweft",
+            Self::Direct => "bdirect",
             Self::DockerClassic => "bclassic",
             Self::DockerSwarm => "bswarm",
             Self::DockerBridge => "bbridge",
@@ -175,8 +179,15 @@ fn weft_with(contender: Contender, weft: &Path, datapath: &str) -> Result<Site> 
         (false, _) => bail!("this weft has no --datapath"),
     };
     let subnets = vec!["10.0.0.0/24".to_owned(), "fd00:77::/64".to_owned()];
-    let options =
-        LabOptions { daemons: true, containers: 2, subnets, daemon_arguments, ..contender.lab(weft) };
+    let direct = ["-o", "weft.direct=true"].map(str::to_owned);
+    let options = LabOptions {
+        daemons: true,
+        containers: 2,
+        subnets,
+        network_arguments: if contender == Contender::Direct { direct.to_vec() } else { Vec::new() },
+        daemon_arguments,
+        ..contender.lab(weft)
+    };
     let lab = Fixture::up(options)?;
     let pair = |to: &Container| -> Result<Pair> {
         let v4 = to.addresses.iter().find(|a| a.is_ipv4()).context("a container without IPv4")?;

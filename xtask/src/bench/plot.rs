@@ -132,6 +132,7 @@ const fn colour(contender: Contender) -> &'static str {
         Contender::Routed => "#b8a37e",
         Contender::Kernel => "#74a9cf",
         Contender::Weft => "#0570b0",
+        Contender::Direct => "#023858",
         Contender::DockerClassic => "#fdae6b",
         Contender::DockerSwarm => "#e6550d",
         Contender::DockerBridge => "#bdbdbd",

@@ -55,6 +55,7 @@ impl WireKind {
                 Contender::Routed,
                 Contender::Kernel,
                 Contender::Weft,
+                Contender::Direct,
                 Contender::DockerClassic,
                 Contender::DockerSwarm,
             ],
