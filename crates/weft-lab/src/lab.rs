@@ -52,6 +52,7 @@ pub struct LabOptions {
     /// Its subnets.
     pub subnets: Vec<String>,
     /// More arguments of its `weft network create`.
+    #[serde(default)]
     pub network_arguments: Vec<String>,
     /// More arguments of every `weft daemon`.
     pub daemon_arguments: Vec<String>,
