@@ -12,6 +12,8 @@ use weft_model::{
 };
 
 /// A network to make.
+// The flags are wishes, each independent of the others.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct NetworkSpec {
