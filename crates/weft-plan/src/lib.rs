@@ -16,6 +16,7 @@ mod members;
 pub mod model_kernel;
 mod mtu;
 pub mod names;
+mod nodes;
 mod outside;
 mod plan;
 mod planner;

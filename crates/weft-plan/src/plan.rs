@@ -12,9 +12,8 @@
 
 use crate::{
     direct::{direct_between, takes},
-    displaced,
     gateway::gateway,
-    mtu::tunnel_mtu,
+    nodes::Nodes,
     state::{
         Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan,
         far_end_name, port_name, vxlan_name,
@@ -34,7 +33,8 @@ use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Network, Node, NodeId, Snap
 /// Two networks with one VNI cannot come from weft; of such the one with the smaller id is planned.
 pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
     let mut state = HostState::new();
-    let Some(underlay) = Underlay::of(snapshot, this) else { return state };
+    let nodes = Nodes::of(snapshot.nodes.values());
+    let Some(underlay) = Underlay::of(snapshot, this, &nodes) else { return state };
     state.extend(gateway(snapshot.all_endpoints().filter(|e| e.node == *this), underlay.wire));
     let mut vnis = BTreeSet::new();
     let mut direct = false;
@@ -98,6 +98,17 @@ pub(crate) struct Peer {
     pub mac: Option<MacAddr>,
 }
 
+/// What the host `this` knows of `there`, if it can reach it.
+pub(crate) fn peer(this: &Node, there: &Node, nodes: &Nodes) -> Option<Peer> {
+    let ours = *this.vteps.first()?;
+    // A node at our own address would have us send frames to ourselves; one that has lost its address would lose them.
+    let vtep =
+        there.vtep_like(ours).filter(|vtep| *vtep != ours && nodes.holder(*vtep) == Some(&there.id))?;
+    let (takes, sends) = (takes(this, vtep), direct_between(this, there).is_ok());
+    let mac = there.direct.as_ref().filter(|_| takes).map(|link| link.mac);
+    Some(Peer { vtep, takes, sends, mac })
+}
+
 /// What the nodes' records say about the wire between this node and the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Underlay {
@@ -114,25 +125,13 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
-    pub fn of(snapshot: &Snapshot, this: &NodeId) -> Option<Self> {
+    /// What `snapshot` and `nodes`, which is of the same records, say.
+    pub fn of(snapshot: &Snapshot, this: &NodeId, nodes: &Nodes) -> Option<Self> {
         let node = snapshot.nodes.get(this)?;
         let vtep = *node.vteps.first()?;
-        let displaced = displaced(snapshot);
         let others = snapshot.nodes.iter().filter(|(id, _)| *id != this);
-        let peer = |there: &Node| {
-            let vtep = there.vtep_like(vtep)?;
-            let (takes, sends) = (takes(node, vtep), direct_between(node, there).is_ok());
-            let mac = there.direct.as_ref().filter(|_| takes).map(|link| link.mac);
-            Some((there.id.clone(), Peer { vtep, takes, sends, mac }))
-        };
-        let peers = others
-            .filter_map(|(_, node)| peer(node))
-            // A node at our own address would have us send frames to ourselves.
-            .filter(|(_, peer)| peer.vtep != vtep)
-            .filter(|(id, peer)| !displaced.contains_key(&(peer.vtep, id.clone())))
-            .collect();
-        let mtu = tunnel_mtu(snapshot.nodes.values(), vtep);
-        let (wire, direct) = (node.underlay_mtu, node.direct.is_some());
+        let peers = others.filter_map(|(id, there)| Some((id.clone(), peer(node, there, nodes)?))).collect();
+        let (mtu, wire, direct) = (nodes.tunnel_mtu(vtep), node.underlay_mtu, node.direct.is_some());
         Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, wire, direct, peers })
     }
 

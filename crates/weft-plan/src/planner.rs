@@ -3,7 +3,8 @@
 use crate::{
     gateway::gateway,
     members::{Desired, Members},
-    plan::{Segment, Underlay},
+    nodes::Nodes,
+    plan::{Peer, Segment, Underlay, peer},
     state::{HostState, Key},
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use weft_model::{Endpoint, EndpointId, MacAddr, NetworkId, NodeId, Snapshot, Tou
 /// It must be told of every change; changes may be told after the snapshot has moved on, in any order.
 pub struct Planner {
     this: NodeId,
+    nodes: Nodes,
     underlay: Option<Underlay>,
     vnis: BTreeMap<NetworkId, Vni>,
     networks_by_vni: BTreeMap<Vni, BTreeSet<NetworkId>>,
@@ -34,6 +36,7 @@ impl Planner {
     pub fn new(this: NodeId) -> Self {
         Self {
             this,
+            nodes: Nodes::default(),
             underlay: None,
             vnis: BTreeMap::new(),
             networks_by_vni: BTreeMap::new(),
@@ -59,7 +62,7 @@ impl Planner {
     /// Takes note of one change, which the snapshot already has, and tells the keys whose objects changed.
     pub fn update(&mut self, snapshot: &Snapshot, touched: &Touched) -> BTreeSet<Key> {
         match touched {
-            Touched::Node(_) => self.nodes_changed(snapshot),
+            Touched::Node(node) => self.node_changed(snapshot, node),
             Touched::Network(network) => self.network_changed(snapshot, network),
             Touched::Endpoint(network, id) => {
                 if snapshot.networks.get(network).map(|n| n.vni) != self.vnis.get(network).copied() {
@@ -83,12 +86,9 @@ impl Planner {
         self.desired.take_changed()
     }
 
-    /// As [`Planner::update`] for each of them; many nodes cost as much as one.
+    /// As [`Planner::update`] for each of them.
     pub fn update_all(&mut self, snapshot: &Snapshot, touched: &BTreeSet<Touched>) -> BTreeSet<Key> {
-        let is_node = |touched: &&Touched| matches!(touched, Touched::Node(_));
-        let one_node = touched.iter().find(is_node);
-        let others = touched.iter().filter(|touched| !is_node(touched));
-        one_node.into_iter().chain(others).flat_map(|touched| self.update(snapshot, touched)).collect()
+        touched.iter().flat_map(|touched| self.update(snapshot, touched)).collect()
     }
 
     fn plan_all(&mut self, snapshot: &Snapshot) {
@@ -96,7 +96,8 @@ impl Planner {
         for id in self.members.keys().cloned().collect::<Vec<_>>() {
             self.withdraw(&id);
         }
-        self.underlay = Underlay::of(snapshot, &self.this);
+        self.nodes = Nodes::of(snapshot.nodes.values());
+        self.underlay = Underlay::of(snapshot, &self.this, &self.nodes);
         let ours = snapshot.all_endpoints().filter(|e| e.node == self.this && e.outside.is_some());
         self.outside = ours.map(|e| ((e.network.clone(), e.id.clone()), e.clone())).collect();
         self.plan_gateway();
@@ -157,30 +158,63 @@ impl Planner {
         }
     }
 
-    fn nodes_changed(&mut self, snapshot: &Snapshot) {
-        self.link_peers_due = true;
-        let new = Underlay::of(snapshot, &self.this);
-        let (Some(old), Some(new)) = (&self.underlay, &new) else {
+    fn node_changed(&mut self, snapshot: &Snapshot, id: &NodeId) {
+        let concerned = self.nodes.put(id, snapshot.nodes.get(id));
+        let this = snapshot.nodes.get(&self.this);
+        let (Some(this), Some(underlay)) = (this.filter(|_| *id != self.this), &self.underlay) else {
+            return self.this_changed(snapshot);
+        };
+        if self.nodes.tunnel_mtu(underlay.vtep) != underlay.mtu {
+            return self.plan_all(snapshot);
+        }
+        let peers = concerned.into_iter().filter(|id| *id != self.this).map(|id| {
+            let peer = snapshot.nodes.get(&id).and_then(|there| peer(this, there, &self.nodes));
+            (id, peer)
+        });
+        let peers: Vec<_> = peers.collect();
+        self.put_peers(snapshot, peers);
+    }
+
+    /// This host's own record has changed, which all others are seen from.
+    fn this_changed(&mut self, snapshot: &Snapshot) {
+        let new = Underlay::of(snapshot, &self.this, &self.nodes);
+        let own = |u: &Underlay| (u.vtep, u.port, u.mtu, u.wire, u.direct);
+        let (Some(old), Some(new)) = (&self.underlay, new.as_ref()) else {
             if self.underlay != new {
                 self.plan_all(snapshot);
             }
             return;
         };
-        let own = |u: &Underlay| (u.vtep, u.port, u.mtu, u.wire, u.direct);
         if own(old) != own(new) {
             return self.plan_all(snapshot);
         }
         let both: BTreeSet<&NodeId> = old.peers.keys().chain(new.peers.keys()).collect();
-        let changed: Vec<&NodeId> =
-            both.into_iter().filter(|id| old.peers.get(*id) != new.peers.get(*id)).collect();
+        let peers = both.into_iter().map(|id| (id.clone(), new.peers.get(id).cloned())).collect();
+        self.put_peers(snapshot, peers);
+    }
+
+    /// Takes in what is known of other nodes, or that they cannot be reached, at the cost of the endpoints on those that changed.
+    fn put_peers(&mut self, snapshot: &Snapshot, peers: Vec<(NodeId, Option<Peer>)>) {
+        let Some(underlay) = &mut self.underlay else { return };
+        let mut changed = Vec::new();
+        for (id, peer) in peers {
+            if underlay.peers.get(&id) == peer.as_ref() {
+                continue;
+            }
+            match peer {
+                Some(peer) => underlay.peers.insert(id.clone(), peer),
+                None => underlay.peers.remove(&id),
+            };
+            changed.push(id);
+        }
+        self.link_peers_due |= !changed.is_empty();
         for (network, members) in &mut self.members {
             let endpoints = snapshot.endpoints.get(network);
             let ids: Vec<_> = changed.iter().flat_map(|node| members.on(node)).collect();
             for id in ids {
-                members.put(new, &id, endpoints.and_then(|e| e.get(&id)), &mut self.desired);
+                members.put(underlay, &id, endpoints.and_then(|e| e.get(&id)), &mut self.desired);
             }
         }
-        self.underlay = Some(new.clone());
     }
 
     /// Follows a network's record. Where what the kernel sees of it is the same, nothing is planned again.

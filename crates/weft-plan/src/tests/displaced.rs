@@ -1,9 +1,30 @@
 //! Whose a VTEP address is that two nodes name.
 
-use super::cluster::{Step, endpoint, id, ip, network, node, snapshot, vni};
-use crate::{Key, displaced, plan};
+use super::cluster::{Step, endpoint, id, ip, network, node, snapshot, step, vni};
+use crate::{Key, displaced, nodes::Nodes, plan};
+use proptest::{collection::vec, prelude::*};
 use std::collections::BTreeMap;
-use weft_model::Node;
+use weft_model::{Node, Snapshot, Touched};
+
+proptest! {
+    #[test]
+    fn what_nodes_have_in_common_is_followed_change_by_change(steps in vec(step(), 1..60)) {
+        let (mut snapshot, mut nodes) = (Snapshot::default(), Nodes::default());
+        for step in &steps {
+            let before = nodes.clone();
+            let Touched::Node(id) = step.apply(&mut snapshot) else { continue };
+            let concerned = nodes.put(&id, snapshot.nodes.get(&id));
+            prop_assert_eq!(&nodes, &Nodes::of(snapshot.nodes.values()));
+            // Whoever has an address that another had, or has lost one, is named.
+            let held = |nodes: &Nodes, node: &Node| -> Vec<_> {
+                node.vteps.iter().map(|vtep| nodes.holder(*vtep) == Some(&node.id)).collect()
+            };
+            for other in snapshot.nodes.values().filter(|node| !concerned.contains(&node.id)) {
+                prop_assert_eq!(held(&before, other), held(&nodes, other));
+            }
+        }
+    }
+}
 
 #[test]
 fn the_one_that_took_the_address_last_has_it_whoever_has_a_lease() {
