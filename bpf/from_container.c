@@ -1,10 +1,9 @@
 // A frame leaves a container: it is at the ingress of the near end of its veth pair, in the overlay namespace.
 //
 // To a station on this host it goes straight into that container. To one on another host it gets its outer headers
-// here and goes over the trunk into the host's namespace, where to_wire sends it; on a direct network, to a host on the link, it
-// goes without. Who asks for the MAC address of a station
-// on another host is answered. Everything else (broadcast, multicast, unknown stations, tagged frames, other protocols)
-// is left to the bridge.
+// here and goes over the trunk into the host's namespace, where to_wire sends it; on a direct network it goes without them to a
+// host on the link. Who asks for the MAC address of a station on another host is answered. Everything else (broadcast,
+// multicast, unknown stations, tagged frames, other protocols) is left to the bridge.
 #include "discovery.h"
 #include "maps.h"
 #include "vxlan.h"
@@ -195,12 +194,9 @@ INLINE int may_go_plain(struct flow *flow, __u8 *mac, struct address *src, struc
 // Whether a frame's packet goes as it is: it is of a direct network, and its receiver's host is on the link.
 INLINE int goes_plain(struct __sk_buff *skb, struct ethhdr *eth, void *end, struct host *host, struct flow *flow)
 {
-	struct next_hop *hop = bpf_map_lookup_elem(&next_hops, &flow->to.counter);
 	struct address src = {}, dst = {};
+	struct next_hop *hop;
 
-	// The first packet to a peer asks for the way in outer headers, which any way can carry.
-	if (!hop || !hop->on_link || !same_address(&hop->to, &flow->to.vtep))
-		return 0;
 	if (!addresses_of(eth + 1, end, eth->proto, &src, &dst))
 		return 0;
 	if (unlikely(!same_address(&dst, &flow->inner_dst) || !same_address(&src, &flow->inner_src))) {
@@ -208,7 +204,12 @@ INLINE int goes_plain(struct __sk_buff *skb, struct ethhdr *eth, void *end, stru
 		flow->inner_src = src;
 		flow->inner_dst = dst;
 	}
-	return flow->direct && largest_packet(skb, eth, end) <= (hop->mtu ?: host->mtu);
+	if (!flow->direct)
+		return 0;
+	// The first packet to a peer asks for the way in outer headers, which any way can carry.
+	hop = bpf_map_lookup_elem(&next_hops, &flow->to.counter);
+	return hop && hop->on_link && same_address(&hop->to, &flow->to.vtep) &&
+	       largest_packet(skb, eth, end) <= (hop->mtu ?: host->mtu);
 }
 
 SEC("classifier")

@@ -2,8 +2,8 @@
 //
 // A VXLAN frame for us, from a known peer, to a station behind one of our ports, loses its outer headers and goes over
 // the trunk into the overlay namespace, where to_container hands it to its container. A packet without outer headers goes the
-// same way if it is from one station of a direct network to another. Everything else goes on to
-// the kernel: its VXLAN device carries what it may carry and drops the rest, and the host has its own.
+// same way if it is from one station of a direct network to another. Everything else goes on to the kernel: its VXLAN
+// device carries what it may carry and drops the rest, and the host has its own.
 #include "maps.h"
 #include "vxlan.h"
 
@@ -165,7 +165,8 @@ INLINE int deliver_plain(struct __sk_buff *skb, struct host *host)
 	struct plain *plain;
 	__u32 headers;
 
-	if (!host->trunk_host || skb->pkt_type != PACKET_HOST)
+	if (!host->trunk_host || skb->pkt_type != PACKET_HOST ||
+	    (skb->protocol != htons(ETH_P_IP) && skb->protocol != htons(ETH_P_IPV6)))
 		return TCX_NEXT;
 	headers = sizeof(*eth) + (skb->protocol == htons(ETH_P_IP) ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	// Some cards leave the headers where programs do not see them.

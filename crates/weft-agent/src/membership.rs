@@ -233,7 +233,13 @@ async fn look(inner: &Inner) -> bool {
     match node {
         Ok(node) if node != known => {
             tracing::info!(vteps = ?node.vteps, mtu = %node.underlay_mtu, "this host's addresses or routes changed");
+            let direct = node.direct != known.direct;
             inner.view.set_this(node);
+            if direct {
+                // What this host says that it takes, its kernel takes by then. An error: the daemon ends.
+                let writes = inner.view.writes();
+                let _ = inner.reconciled.clone().wait_for(|r| r.writes >= writes).await;
+            }
             true
         }
         // An interface that is down for a moment takes nothing away: the last known record stays.
@@ -316,8 +322,8 @@ async fn direct_link(
     Some(DirectLink { routed, ..link })
 }
 
-/// How long the peers get to hear that this host takes no packets without outer headers any more, before it takes none. Those that do not
-/// follow the store at the time go on sending them until they do.
+/// How long the peers get to hear that this host takes no packets without outer headers any more, before it takes none. Those
+/// that do not follow the store at the time go on sending them until they do.
 const HEARD: Duration = Duration::from_secs(2);
 
 /// Takes back that this host takes packets of direct networks, and gives the peers time to hear it.
@@ -330,8 +336,8 @@ pub(crate) async fn take_nothing_directly(
     view.set_this(node.clone());
     if !connected {
         tracing::warn!(
-            "the peers cannot be told that this host takes no packets without outer headers any more: what they send so is lost \
-             until the store is back"
+            "the peers cannot be told that this host takes no packets without outer headers any more: what they send so \
+             is lost until the store is back"
         );
         return Ok(());
     }

@@ -344,8 +344,8 @@ pub(crate) fn refuse_routed_elsewhere(snapshot: &Snapshot, subnet: IpNet) -> Res
     }
 }
 
-/// Refuses a subnet for a direct network if another direct one has any of its addresses: which network a packet without outer headers is
-/// of, its addresses alone tell.
+/// Refuses a subnet for a direct network if another direct one has any of its addresses: they alone tell which network a packet
+/// without outer headers is of.
 fn refuse_shared_addresses(snapshot: &Snapshot, subnet: IpNet) -> Result<(), AgentError> {
     let direct = snapshot.networks.values().filter(|network| network.direct);
     for (other, theirs) in direct.flat_map(|network| network.subnets.iter().map(move |s| (network, s.net))) {

@@ -63,10 +63,9 @@ pub trait Kernel: Send + Sync + 'static {
     /// two calls are reported by the second.
     async fn changed(&self) -> Result<(), KernelError>;
 
-    /// The link on which this host takes packets of direct networks as they are, if it can, when it is at `vtep` to the others. The routes
+    /// The link on which this host takes packets of direct networks as they are, if it can and has the address `vtep`. The routes
     /// are for the caller to look at.
-    async fn direct_link(&self, vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
-        let _ = vtep;
+    async fn direct_link(&self, _vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
         Ok(None)
     }
 

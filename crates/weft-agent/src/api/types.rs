@@ -122,8 +122,8 @@ pub struct NodeView {
     pub endpoints: usize,
     /// When its daemon started.
     pub started: UnixSeconds,
-    /// Packets of direct networks cross from the node that answers to this one without outer headers; of the node that answers: it takes
-    /// them so.
+    /// Packets of direct networks cross from the node that answers to this one without outer headers; of the node that answers: it
+    /// takes them so.
     #[serde(default)]
     pub direct: bool,
     /// Why not.

@@ -12,6 +12,8 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 use weft_model::{MacAddr, Mtu, PublishedPort, Subnet};
 
 /// What the configuration says, checked as far as it can be without the daemon.
+// The flags are wishes, each independent of the others.
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The version that it is written in, and that is answered in.
@@ -48,6 +50,7 @@ pub struct Config {
     pub valid: Vec<(String, String)>,
 }
 
+#[allow(clippy::struct_excessive_bools)]
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Raw {

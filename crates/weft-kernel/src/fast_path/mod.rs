@@ -49,8 +49,8 @@ pub fn remove(overlay_netns: &str) -> Result<(), KernelError> {
     }
 }
 
-/// Whether what is pinned for the overlay namespace of that name is of another layout: then the maps are empty for a moment when the
-/// programs are taken over, and what this host has said to take without outer headers is not taken.
+/// Whether what is pinned for the overlay namespace of that name is of another layout: then the maps are empty for a moment when
+/// the programs are taken over, and packets without outer headers are not taken.
 pub fn has_another_layout(overlay_netns: &str) -> Result<bool, KernelError> {
     Ok(!pins::Pins::of(overlay_netns).other_layouts()?.is_empty())
 }

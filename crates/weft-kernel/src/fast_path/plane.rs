@@ -1,8 +1,8 @@
 //! The fast path of one host: programs, maps and trunk, changed along with the kernel's own tables.
 //!
 //! An object of the plan has its part here: a port its entry and its program, an FDB object its station, a flood object
-//! its peer, a neighbour object its neighbour; the objects of direct networks are nowhere else; the VXLAN devices together the host entry, the trunk and the program
-//! at the uplink. The order of changes keeps frames safe: the trunk and the host are there before the first entry
+//! its peer, a neighbour object its neighbour, the VXLAN devices together the host entry, the trunk and the program
+//! at the uplink. What is for direct networks is here alone. The order of changes keeps frames safe: the trunk and the host are there before the first entry
 //! that needs them, and go after the last. Where they cannot be had, no port is listed, so every frame takes
 //! the kernel's path.
 
