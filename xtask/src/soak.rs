@@ -84,6 +84,7 @@ const STEPS: &[Step] = &[
     hosts("cut off from the store and from peers", "cut_off", BOTH, 20),
     hosts("daemon killed under traffic", "killed_under_traffic", BOTH, 20),
     hosts("daemon upgraded under traffic", "upgraded_under_traffic", BOTH, 20),
+    hosts("direct routing: daemons killed and upgraded", "direct_routing", EITHER, 20),
     hosts("devices and tables altered by hand", "drift_is_repaired", BOTH, 10),
     hosts("programs and maps altered by hand", "drift_of_the_fast_path", EITHER, 10),
     hosts("two hosts allocate at once, with kills", "allocation_under_kills", EITHER, 60),
