@@ -7,7 +7,7 @@ mod lab;
 use lab::{
     Datapath::{self, Ebpf, Kernel},
     can_run,
-    cluster::{Cluster, FRAMES, SEGMENTS, uplink_mac},
+    cluster::{Cluster, FRAMES, SEGMENTS, ethtool, uplink_mac},
     observable,
     programs::{counters, table},
     run,
@@ -153,6 +153,43 @@ async fn everything_arrives_without_outer_headers_over_ipv6() {
     if can_run("ethtool") && can_run("nft") {
         everything_arrives(true).await;
     }
+}
+
+#[tokio::test]
+async fn what_an_uplink_puts_together_arrives_whole_and_datagrams_one_by_one() {
+    if !can_run("ethtool") || !can_run("nft") {
+        return;
+    }
+    let mut faults = Vec::new();
+    for ipv6_underlay in [false, true] {
+        let mut cluster = Cluster::on_a_wire_of_bytes(ipv6_underlay, [Ebpf; 2]);
+        cluster.direct.insert(1);
+        let mtu = cluster.mtu();
+        for host in 0..2 {
+            cluster.attach(host, 1, mtu);
+            // It waits a moment for more of the same flow. A busy one need not.
+            let patient = "/sys/class/net/u0/gro_flush_timeout";
+            let namespace = &cluster.hosts[host].netns.name;
+            run(&format!("ip netns exec {namespace} sh -c echo${{IFS}}200000>{patient}"));
+        }
+        cluster.reconcile().await;
+        let wire = OnTheWire::of(&cluster, 0);
+        for features in [
+            "gro off",
+            "gro on",
+            "gro on rx-udp-gro-forwarding on",
+            "gro on rx-udp-gro-forwarding off rx-gro-list on",
+        ] {
+            (0..2).for_each(|host| ethtool(&cluster.hosts[host].netns.name, "u0", features));
+            faults.extend(exchange(&cluster, 0, 1, features));
+        }
+        let (vxlan, plain) = wire.count();
+        assert!(plain > 1000 && vxlan < 20, "{plain} as they are, {vxlan} in outer headers");
+        for host in 0..2 {
+            assert!(counters(&cluster.hosts[host]).await.drops.values().all(|n| *n == 0));
+        }
+    }
+    assert_none(&faults);
 }
 
 #[tokio::test]
