@@ -261,9 +261,10 @@ impl Agent {
     ) -> Result<bool, AgentError> {
         let claims = self.0.store.list(&schema::addresses_of(&network.id)).await?;
         let wanted = self.0.store.list(&schema::wanted_of(&network.id)).await?;
+        let groups = self.0.store.list(&schema::groups_of(&network.id)).await?;
         // One compare goes with each chunk.
         let most = self.0.store.limits().operations.saturating_sub(1).max(1);
-        for chunk in [claims.records, wanted.records].concat().chunks(most) {
+        for chunk in [claims.records, wanted.records, groups.records].concat().chunks(most) {
             let txn = Txn::new().unchanged(mark, marked);
             let txn = chunk.iter().fold(txn, |txn, record| txn.delete(&record.key));
             if let Outcome::Refused(_) = self.0.store.commit(txn).await? {

@@ -132,9 +132,7 @@ impl View {
     /// A view of `snapshot`, all of which is news; but for the members of networks that are not `followed`.
     pub(crate) fn new(this: Node, mut snapshot: Snapshot, followed: Followed) -> Self {
         // Nobody would bring their end.
-        snapshot.endpoints.retain(|network, _| followed.contains(network));
-        snapshot.addresses.retain(|network, _| followed.contains(network));
-        snapshot.wanted.retain(|network, _| followed.contains(network));
+        snapshot.keep_networks(|network| followed.contains(network));
         let seen = Seen { cluster: snapshot.revision, ..Seen::default() };
         snapshot.nodes.insert(this.id.clone(), this.clone());
         let known = Known::new(this.id.clone(), snapshot);

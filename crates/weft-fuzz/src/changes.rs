@@ -205,9 +205,14 @@ impl Choices<'_> {
                 let pool = Pool { subnet, node, network: self.maybe(Self::id), since: self.number() };
                 (schema::pool_key(&self.text()), encode(&pool))
             }
-            _ => match self.byte() % 3 {
+            _ => match self.byte() % 4 {
                 0 => (schema::vni_key(self.vni()), encode(&self.id::<weft_model::NetworkId>())),
                 1 => (schema::wanted_key(&self.id(), self.ip()), encode(&self.id::<weft_model::NodeId>())),
+                2 => {
+                    let memberships =
+                        schema::Memberships { groups: self.maybe(Self::ip).into_iter().collect() };
+                    (schema::groups_key(&self.id(), &self.id()), encode(&memberships))
+                }
                 _ => (
                     schema::name_key(&self.parsed(&["blue", "red"])),
                     encode(&self.id::<weft_model::NetworkId>()),

@@ -22,10 +22,11 @@
 //! | `v1-on/NETWORK/endpoints/ENDPOINT` | [`crate::Endpoint`] | by its node |
 //! | `v1-on/NETWORK/addresses/IP` | [`crate::AddressClaim`] | created only where absent: one holder |
 //! | `v1-on/NETWORK/wanted/IP` | node id | by a node that asks for an address which another holds ahead |
+//! | `v1-on/NETWORK/groups/NODE` | [`Memberships`] | by that node, while it has endpoints there; without it the node gets all multicast |
 
 use crate::{Endpoint, EndpointId, NetworkId, NetworkName, NodeId, Subnet, UnixSeconds, Vni};
 use serde::{Deserialize, Serialize};
-use std::{fmt::Display, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt::Display, net::IpAddr, str::FromStr};
 
 /// The version of this layout.
 pub const VERSION: u32 = 2;
@@ -99,6 +100,25 @@ pub struct Pool {
     pub since: UnixSeconds,
 }
 
+/// The multicast groups that a node's endpoints on a network have joined: the others send it frames to these and to no other
+/// group. A node without this record (of a version that does not write it, or with more groups than it tells of) gets all
+/// multicast of the network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memberships {
+    /// The groups: none of link-local scope, which everybody gets ([`is_told_of`]).
+    pub groups: BTreeSet<IpAddr>,
+}
+
+/// Whether memberships of a group are told to other hosts. Groups of link-local scope are not (224.0.0.0/24 of RFC 5771,
+/// ff02::/16 of RFC 4291): protocols rely on them without a membership, and every endpoint joins some for neighbour discovery.
+pub fn is_told_of(group: IpAddr) -> bool {
+    match group {
+        IpAddr::V4(v4) => v4.is_multicast() && v4.octets()[..3] != [224, 0, 0],
+        // The scope is the second byte's lower half; 1 never leaves its interface.
+        IpAddr::V6(v6) => v6.is_multicast() && v6.octets()[1] & 0xf > 2,
+    }
+}
+
 /// The mark that closes a store. Every transaction of a daemon is made on the condition that it is absent, so from the
 /// revision that writes it on, nothing is written but by whoever wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -169,6 +189,14 @@ pub fn wanted_of(network: &NetworkId) -> String {
 pub fn wanted_key(network: &NetworkId, ip: IpAddr) -> String {
     format!("{}{ip}", wanted_of(network))
 }
+/// `v1-on/NETWORK/groups/`: prefix of [`groups_key`].
+pub fn groups_of(network: &NetworkId) -> String {
+    format!("{ON}{network}/groups/")
+}
+/// `v1-on/NETWORK/groups/NODE`
+pub fn groups_key(network: &NetworkId, node: &NodeId) -> String {
+    format!("{}{node}", groups_of(network))
+}
 /// `v1/pools/POOL`
 pub fn pool_key(pool: &str) -> String {
     format!("{POOLS}{pool}")
@@ -208,6 +236,8 @@ pub enum OnNetwork {
     Address(IpAddr),
     /// The request for an address.
     Wanted(IpAddr),
+    /// The multicast groups of a node.
+    Groups(NodeId),
 }
 
 impl OnNetwork {
@@ -222,6 +252,7 @@ impl OnNetwork {
             "endpoints" => Self::Endpoint(parse(name)?),
             "addresses" => Self::Address(parse(name)?),
             "wanted" => Self::Wanted(parse(name)?),
+            "groups" => Self::Groups(parse(name)?),
             _ => return Ok(None),
         };
         Ok(Some((parse(network)?, what)))
@@ -249,7 +280,13 @@ mod tests {
         let (network, endpoint) = (NetworkId::random(), EndpointId::random());
         let ip = "10.0.0.2".parse().unwrap();
         let scope = Scope::Network(network.clone());
-        for key in [endpoint_key(&network, &endpoint), address_key(&network, ip), wanted_key(&network, ip)] {
+        let node = NodeId::random();
+        for key in [
+            endpoint_key(&network, &endpoint),
+            address_key(&network, ip),
+            wanted_key(&network, ip),
+            groups_key(&network, &node),
+        ] {
             assert_eq!(Scope::of(&key), scope, "{key}");
             assert!(key.starts_with(&scope.prefix()) && key.starts_with(ALL) && !key.starts_with(ROOT));
         }
@@ -258,5 +295,17 @@ mod tests {
         let parsed = OnNetwork::parse(&address_key(&network, ip)).unwrap();
         assert_eq!(parsed, Some((network, OnNetwork::Address(ip))));
         assert!(OnNetwork::parse("v1-on/x").unwrap_err().contains("a part is missing"));
+    }
+
+    #[test]
+    fn link_local_groups_and_what_is_no_group_are_not_told_of() {
+        for told in ["239.1.2.3", "224.0.1.1", "232.0.0.1", "ff05::1", "ff0e::1:2", "ff38::8000:1"] {
+            assert!(is_told_of(told.parse().unwrap()), "{told}");
+        }
+        for not in
+            ["224.0.0.251", "10.0.0.2", "255.255.255.255", "ff02::fb", "ff02::1:ff00:2", "ff01::1", "fd00::1"]
+        {
+            assert!(!is_told_of(not.parse().unwrap()), "{not}");
+        }
     }
 }

@@ -3,10 +3,15 @@
 use crate::{
     AddressClaim, Binding, Endpoint, EndpointId, Network, NetworkId, NetworkName, Node, NodeId, Pool,
     Revision, Vni,
-    schema::{self, OnNetwork, parse},
+    schema::{self, Memberships, OnNetwork, parse},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::{collections::BTreeMap, fmt::Display, net::IpAddr, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    net::IpAddr,
+    str::FromStr,
+};
 
 /// One key's new value, or its end, as a store reports it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +43,8 @@ pub enum Touched {
     Endpoint(NetworkId, EndpointId),
     /// An address claim.
     Address(NetworkId, IpAddr),
+    /// The multicast groups of a node on a network.
+    Groups(NetworkId, NodeId),
     /// An engine's copy of a network.
     Binding(NodeId, String),
     /// Nothing the plan looks at.
@@ -66,6 +73,8 @@ pub struct Snapshot {
     pub addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, AddressClaim>>,
     /// Addresses that a node asks for although another holds them ahead, by network.
     pub wanted: BTreeMap<NetworkId, BTreeMap<IpAddr, NodeId>>,
+    /// Multicast groups of the nodes that tell theirs, by network.
+    pub groups: BTreeMap<NetworkId, BTreeMap<NodeId, Memberships>>,
     /// Engines' copies of networks.
     pub bindings: BTreeMap<NodeId, BTreeMap<String, Binding>>,
     /// Pools of engines' IPAM calls.
@@ -153,19 +162,22 @@ impl Snapshot {
                 put_nested(&mut self.wanted, network, ip, value)?;
                 Ok(Touched::Other)
             }
+            OnNetwork::Groups(node) => {
+                put_nested(&mut self.groups, network.clone(), node.clone(), value)?;
+                Ok(Touched::Groups(network, node))
+            }
         }
     }
 
-    /// Replaces what is known of one network's members by what `of` knows, and tells which endpoints are others than before.
+    /// Replaces what is known of one network's members by what `of` knows, and tells what the plan looks at and is another
+    /// than before: endpoints, and nodes' multicast groups.
     pub fn replace_network(&mut self, network: &NetworkId, of: &mut Self) -> Vec<Touched> {
-        let before = replace(&mut self.endpoints, network, of.endpoints.remove(network)).unwrap_or_default();
         replace(&mut self.addresses, network, of.addresses.remove(network));
         replace(&mut self.wanted, network, of.wanted.remove(network));
-        let none = BTreeMap::new();
-        let now = self.endpoints.get(network).unwrap_or(&none);
-        let other = |id: &&EndpointId| before.get(*id) != now.get(*id);
-        let ids: std::collections::BTreeSet<_> = before.keys().chain(now.keys()).filter(other).collect();
-        ids.into_iter().map(|id| Touched::Endpoint(network.clone(), id.clone())).collect()
+        let endpoints = replaced(&mut self.endpoints, network, of.endpoints.remove(network));
+        let groups = replaced(&mut self.groups, network, of.groups.remove(network));
+        let endpoints = endpoints.into_iter().map(|id| Touched::Endpoint(network.clone(), id));
+        endpoints.chain(groups.into_iter().map(|node| Touched::Groups(network.clone(), node))).collect()
     }
 
     /// Takes over what `other` knows of the members of all networks.
@@ -173,6 +185,15 @@ impl Snapshot {
         self.endpoints = std::mem::take(&mut other.endpoints);
         self.addresses = std::mem::take(&mut other.addresses);
         self.wanted = std::mem::take(&mut other.wanted);
+        self.groups = std::mem::take(&mut other.groups);
+    }
+
+    /// Forgets the members of all networks but these.
+    pub fn keep_networks(&mut self, kept: impl Fn(&NetworkId) -> bool) {
+        self.endpoints.retain(|network, _| kept(network));
+        self.addresses.retain(|network, _| kept(network));
+        self.wanted.retain(|network, _| kept(network));
+        self.groups.retain(|network, _| kept(network));
     }
 
     /// The records again, as [`Snapshot::from_records`] takes them.
@@ -197,6 +218,9 @@ impl Snapshot {
         }
         for (network, wanted) in &self.wanted {
             records.extend(all(wanted, |ip| schema::wanted_key(network, *ip)));
+        }
+        for (network, groups) in &self.groups {
+            records.extend(all(groups, |node| schema::groups_key(network, node)));
         }
         for (node, bindings) in &self.bindings {
             records.extend(all(bindings, |id| schema::binding_key(node, id)));
@@ -249,6 +273,19 @@ fn replace<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, key: &K, value: Option<V
         Some(value) => map.insert(key.clone(), value),
         None => map.remove(key),
     }
+}
+
+/// Replaces one network's part of `map`, and tells whose values are others than before.
+fn replaced<K: Ord + Clone, V: PartialEq>(
+    map: &mut BTreeMap<NetworkId, BTreeMap<K, V>>,
+    network: &NetworkId,
+    value: Option<BTreeMap<K, V>>,
+) -> BTreeSet<K> {
+    let before = replace(map, network, value).unwrap_or_default();
+    let none = BTreeMap::new();
+    let now = map.get(network).unwrap_or(&none);
+    let all = before.keys().chain(now.keys());
+    all.filter(|key| before.get(*key) != now.get(*key)).cloned().collect()
 }
 
 fn parse_pair<A, B>(text: &str) -> Result<(A, B), String>

@@ -129,7 +129,9 @@ impl Pair<'_> {
             }
             // It hangs on no device.
             Object::Direct(_) => Some(object.clone()),
-            Object::Flood | Object::Neighbour(_) => self.stays(&Key::Vxlan(vni)).then(|| object.clone()),
+            Object::Flood | Object::Neighbour(_) | Object::Group => {
+                self.stays(&Key::Vxlan(vni)).then(|| object.clone())
+            }
             Object::Fdb(fdb) => {
                 let on_bridge = self.stays(&Key::Bridge(vni));
                 let port = fdb.port.clone().filter(|port| on_bridge && self.port_stays(vni, port));

@@ -39,6 +39,7 @@ pub fn leaks(snapshot: &Snapshot) -> Vec<Leak> {
     leaks.extend(bindings(snapshot));
     leaks.extend(pools(snapshot));
     leaks.extend(wanted(snapshot));
+    leaks.extend(groups(snapshot));
     leaks.extend(nodes(snapshot));
     leaks.sort_by(|a, b| (!a.safe, &a.node_name, &a.key).cmp(&(!b.safe, &b.node_name, &b.key)));
     leaks
@@ -179,6 +180,29 @@ fn wanted(snapshot: &Snapshot) -> Vec<Leak> {
     all.filter_map(|(network, (ip, node))| {
         let what = format!("request for address {ip} of network {}", network_name(snapshot, network));
         leak(snapshot, node, schema::wanted_key(network, *ip), what)
+    })
+    .collect()
+}
+
+fn groups(snapshot: &Snapshot) -> Vec<Leak> {
+    let all = snapshot.groups.iter().flat_map(|(network, all)| all.keys().map(move |node| (network, node)));
+    all.filter_map(|(network, node)| {
+        let what = format!("the multicast groups of a node on network {}", network_name(snapshot, network));
+        let found = leak(snapshot, node, schema::groups_key(network, node), what.clone());
+        found.or_else(|| {
+            let gone = !snapshot.networks.contains_key(network);
+            gone.then(|| Leak {
+                key: schema::groups_key(network, node),
+                what,
+                node: node.clone(),
+                node_name: snapshot.node_name(node).to_owned(),
+                since: None,
+                reason: "its network has gone".to_owned(),
+                safe: true,
+                unless: Some(schema::network_key(network)),
+                with: Vec::new(),
+            })
+        })
     })
     .collect()
 }

@@ -9,6 +9,7 @@ mod direct;
 mod displaced;
 mod explain;
 mod gateway;
+mod groups;
 mod holder;
 mod ipam;
 mod leaks;

@@ -4,6 +4,7 @@
 //! claim the same keys, however many others there are.
 
 use crate::{
+    groups::Groups,
     plan::{Claim, Segment, Underlay},
     state::{HostState, Key, Object},
 };
@@ -11,7 +12,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use weft_model::{Endpoint, EndpointId, NodeId, UnixSeconds};
+use weft_model::{Endpoint, EndpointId, NodeId, UnixSeconds, schema::Memberships};
 
 /// The state that is being planned, and what each key was before it was touched.
 #[derive(Default)]
@@ -56,16 +57,23 @@ pub(crate) struct Members {
     by_node: BTreeMap<NodeId, BTreeSet<EndpointId>>,
     /// How many endpoints there are behind a VTEP.
     flood: BTreeMap<IpAddr, usize>,
+    /// `None`: this host's kernel cannot tell groups apart.
+    groups: Option<Groups>,
 }
+
+/// What the nodes on a network tell of their multicast groups.
+pub(crate) type Told = BTreeMap<NodeId, Memberships>;
 
 impl Members {
     /// A network without members: its devices.
-    pub fn new(underlay: &Underlay, segment: Segment, desired: &mut Desired) -> Self {
+    pub fn new(underlay: &Underlay, segment: Segment, with_groups: bool, desired: &mut Desired) -> Self {
         for (key, object) in underlay.devices(segment) {
             desired.set(key, Some(object));
         }
         let (made, claimants) = (BTreeMap::new(), BTreeMap::new());
-        Self { segment, made, claimants, by_node: BTreeMap::new(), flood: BTreeMap::new() }
+        let (by_node, flood) = (BTreeMap::new(), BTreeMap::new());
+        let groups = with_groups.then(|| Groups::new(segment.vni, desired));
+        Self { segment, made, claimants, by_node, flood, groups }
     }
 
     pub fn segment(&self) -> Segment {
@@ -81,14 +89,30 @@ impl Members {
         self.by_node.get(node).into_iter().flatten().cloned().collect()
     }
 
+    /// Takes note of what a node tells of its multicast groups now.
+    pub fn put_groups(
+        &mut self,
+        underlay: &Underlay,
+        node: &NodeId,
+        told: Option<&Told>,
+        desired: &mut Desired,
+    ) {
+        let vtep = underlay.peer(node).filter(|_| self.any_on(node));
+        if let Some(groups) = &mut self.groups {
+            groups.put(node, vtep, told.and_then(|told| told.get(node)), desired);
+        }
+    }
+
     /// Takes note of an endpoint's record as it is now, or of its end.
     pub fn put(
         &mut self,
         underlay: &Underlay,
         id: &EndpointId,
         endpoint: Option<&Endpoint>,
+        told: Option<&Told>,
         desired: &mut Desired,
     ) {
+        let before = self.made.get(id).map(|made| made.node.clone());
         let mut keys = self.forget(id);
         if let Some(endpoint) = endpoint {
             let made = Made {
@@ -104,6 +128,9 @@ impl Members {
             let object = self.object_at(&key);
             desired.set(key, object);
         }
+        for node in before.iter().chain(endpoint.map(|endpoint| &endpoint.node)) {
+            self.put_groups(underlay, node, told, desired);
+        }
     }
 
     /// Takes all of it out of the state.
@@ -113,6 +140,9 @@ impl Members {
         let flood = self.flood.into_keys().map(|vtep| Key::Flood(vni, vtep));
         for key in devices.chain(flood).chain(self.claimants.into_keys()) {
             desired.set(key, None);
+        }
+        if let Some(groups) = self.groups {
+            groups.withdraw(desired);
         }
     }
 

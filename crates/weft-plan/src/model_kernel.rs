@@ -1,8 +1,8 @@
 //! What operations do to a kernel, as a model of it: for tests and simulations, and for a daemon that wants to know
 //! what the kernel should look like after what it has just done.
 //!
-//! Modelled is what Linux takes away by itself: a VXLAN device takes its flood, FDB and neighbour entries
-//! with it; a port the bridge's FDB entries on it; a bridge all of its FDB entries, and its ports are ports no
+//! Modelled is what Linux takes away by itself: a VXLAN device takes its flood, FDB, neighbour and
+//! group entries with it; a port the bridge's FDB entries on it; a bridge all of its FDB entries, and its ports are ports no
 //! more. Refused is what Linux refuses: entries on devices that are not there.
 
 use crate::{
@@ -60,7 +60,7 @@ fn set(kernel: &mut HostState, key: &Key, object: &Object) -> Result<(), OpRefus
                 return refuse("the address and port of its socket cannot be changed");
             }
         }
-        Object::Flood | Object::Neighbour(_) => {
+        Object::Flood | Object::Neighbour(_) | Object::Group => {
             if !kernel.contains_key(&Key::Vxlan(vni)) {
                 return refuse("its VXLAN device is not there");
             }
@@ -112,7 +112,9 @@ fn remove(kernel: &mut HostState, key: &Key) {
         Key::Vxlan(_) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
             lose_entries(kernel, vni, |_| Some(Half::Vxlan));
-            lose_objects(kernel, vni, |key| matches!(key, Key::Flood(..) | Key::Neighbour(..)));
+            lose_objects(kernel, vni, |key| {
+                matches!(key, Key::Flood(..) | Key::Neighbour(..) | Key::Group(..))
+            });
         }
         Key::Port(..) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
@@ -120,6 +122,7 @@ fn remove(kernel: &mut HostState, key: &Key) {
         Key::Flood(..)
         | Key::Fdb(..)
         | Key::Neighbour(..)
+        | Key::Group(..)
         | Key::Direct(..)
         | Key::LinkPeer(_)
         | Key::Gateway

@@ -1,8 +1,8 @@
 //! What this host's kernel should hold, computed from all records.
 //!
 //! For every network that has an endpoint on this host: a bridge, a VXLAN device, a port for each endpoint
-//! here, and for each endpoint elsewhere where its frames go and how its addresses are answered for. An endpoint
-//! elsewhere counts if its node has a record with a VTEP address of this node's family that is no other node's by now
+//! here, for each endpoint elsewhere where its frames go and how its addresses are answered for, and for each multicast
+//! group the hosts with members. An endpoint elsewhere counts if its node has a record with a VTEP address of this node's family that is no other node's by now
 //! ([`crate::displaced`]); whether its node's lease lives does not matter otherwise: a store that is away must not cut
 //! anybody off.
 //!
@@ -13,6 +13,7 @@
 use crate::{
     direct::{direct_between, takes},
     gateway::gateway,
+    groups::groups,
     nodes::Nodes,
     state::{
         Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan,
@@ -49,19 +50,22 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
         }
         state.extend(underlay.devices(segment));
         direct |= segment.direct;
+        let mut peers = BTreeMap::new();
         let mut in_order: Vec<_> = endpoints.iter().collect();
         in_order.sort_by_key(|(id, endpoint)| rank(id, endpoint));
-        for (id, endpoint) in in_order {
+        for (endpoint_id, endpoint) in in_order {
             if let Some(vtep) = underlay.peer(&endpoint.node) {
                 state.insert(Key::Flood(segment.vni, vtep), Object::Flood);
+                peers.insert(vtep, snapshot.groups.get(id).and_then(|all| all.get(&endpoint.node)));
             }
-            for (key, object) in underlay.claims(segment, id, endpoint) {
+            for (key, object) in underlay.claims(segment, endpoint_id, endpoint) {
                 match object {
                     Some(object) => state.insert(key, object),
                     None => state.remove(&key),
                 };
             }
         }
+        state.extend(groups(segment.vni, &peers).into_iter().map(|key| (key, Object::Group)));
     }
     if direct {
         state.extend(underlay.link_peers());
@@ -163,7 +167,7 @@ impl Underlay {
         ]
     }
 
-    /// What an endpoint makes of the state, flooding apart (that follows from its node alone).
+    /// What an endpoint makes of the state, flooding and groups apart (they follow from its node alone).
     pub fn claims(&self, segment: Segment, id: &EndpointId, endpoint: &Endpoint) -> Vec<Claim> {
         let vni = segment.vni;
         // No frame can be sent to a group address or to zero; as a FDB key they mean something else.

@@ -29,6 +29,7 @@ pub struct Planner {
     /// A node has changed, or a network has come or gone: see [`Planner::plan_link_peers`].
     link_peers_due: bool,
     desired: Desired,
+    with_groups: bool,
 }
 
 impl Planner {
@@ -44,7 +45,14 @@ impl Planner {
             outside: BTreeMap::new(),
             link_peers_due: false,
             desired: Desired::default(),
+            with_groups: true,
         }
+    }
+
+    /// The same for a kernel that cannot tell multicast groups apart: multicast is flooded there as broadcast is.
+    #[must_use]
+    pub fn without_groups(self) -> Self {
+        Self { with_groups: false, ..self }
     }
 
     /// What the kernel should hold: [`crate::plan`] of the snapshot last seen.
@@ -70,14 +78,20 @@ impl Planner {
                     self.network_changed(snapshot, network);
                 }
                 let endpoint = snapshot.endpoints.get(network).and_then(|endpoints| endpoints.get(id));
+                let told = snapshot.groups.get(network);
                 self.outside_changed(network, id, endpoint);
                 if let (Some(members), Some(underlay)) = (self.members.get_mut(network), &self.underlay) {
-                    members.put(underlay, id, endpoint, &mut self.desired);
+                    members.put(underlay, id, endpoint, told, &mut self.desired);
                     if !members.any_on(&self.this) {
                         self.withdraw(network);
                     }
                 } else if endpoint.is_some_and(|e| e.node == self.this) {
                     self.settle(snapshot, network);
+                }
+            }
+            Touched::Groups(network, node) => {
+                if let (Some(members), Some(underlay)) = (self.members.get_mut(network), &self.underlay) {
+                    members.put_groups(underlay, node, snapshot.groups.get(network), &mut self.desired);
                 }
             }
             Touched::Address(..) | Touched::Binding(..) | Touched::Other => {}
@@ -209,10 +223,10 @@ impl Planner {
         }
         self.link_peers_due |= !changed.is_empty();
         for (network, members) in &mut self.members {
-            let endpoints = snapshot.endpoints.get(network);
+            let (endpoints, told) = (snapshot.endpoints.get(network), snapshot.groups.get(network));
             let ids: Vec<_> = changed.iter().flat_map(|node| members.on(node)).collect();
             for id in ids {
-                members.put(underlay, &id, endpoints.and_then(|e| e.get(&id)), &mut self.desired);
+                members.put(underlay, &id, endpoints.and_then(|e| e.get(&id)), told, &mut self.desired);
             }
         }
     }
@@ -273,9 +287,9 @@ impl Planner {
         if endpoints.values().all(|endpoint| endpoint.node != self.this) {
             return;
         }
-        let mut members = Members::new(underlay, segment, &mut self.desired);
+        let mut members = Members::new(underlay, segment, self.with_groups, &mut self.desired);
         for (endpoint, record) in endpoints {
-            members.put(underlay, endpoint, Some(record), &mut self.desired);
+            members.put(underlay, endpoint, Some(record), snapshot.groups.get(id), &mut self.desired);
         }
         self.members.insert(id.clone(), members);
         self.link_peers_due = true;

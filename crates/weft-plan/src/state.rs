@@ -21,12 +21,15 @@ pub enum Key {
     /// The host-side end of an endpoint's veth pair, a port of the bridge. Named by device, not by endpoint:
     /// of an unknown one that was found, the name is all there is.
     Port(Vni, String),
-    /// A peer VTEP that gets a copy of every broadcast, multicast and unknown-destination frame.
+    /// A peer VTEP that gets a copy of every broadcast and unknown-destination frame, and of multicast of link-local scope.
     Flood(Vni, IpAddr),
     /// Where frames for a MAC address go.
     Fdb(Vni, MacAddr),
     /// The MAC address of a remote endpoint's address: how ARP and ND are answered on this host.
     Neighbour(Vni, IpAddr),
+    /// A peer VTEP that gets the frames to a multicast group. The unspecified address as the group stands for all groups
+    /// (of its family) that no peer is a member of; as the VTEP, for nobody.
+    Group(Vni, IpAddr, IpAddr),
     /// An address of a direct network whose packets have no outer headers: of an endpoint here, or on a host on this one's link.
     Direct(Vni, IpAddr),
     /// A host on this one's link, by the MAC address that it sends packets of direct networks from.
@@ -47,6 +50,7 @@ impl Key {
             | Self::Flood(vni, _)
             | Self::Fdb(vni, _)
             | Self::Neighbour(vni, _)
+            | Self::Group(vni, ..)
             | Self::Direct(vni, _) => Some(*vni),
             Self::LinkPeer(_) | Self::Gateway | Self::GatewayPort(_) => None,
         }
@@ -61,6 +65,7 @@ impl Key {
             Self::Flood(..) => "flood",
             Self::Fdb(..) => "fdb",
             Self::Neighbour(..) => "neighbour",
+            Self::Group(..) => "group",
             Self::Direct(..) => "direct",
             Self::LinkPeer(_) => "link peer",
             Self::Gateway => "gateway",
@@ -79,6 +84,7 @@ impl fmt::Display for Key {
             Self::Flood(vni, vtep) => write!(f, "flood {vtep} (VNI {vni})"),
             Self::Fdb(vni, mac) => write!(f, "fdb {mac} (VNI {vni})"),
             Self::Neighbour(vni, ip) => write!(f, "neighbour {ip} (VNI {vni})"),
+            Self::Group(vni, group, vtep) => write!(f, "group {group} to {vtep} (VNI {vni})"),
             Self::Direct(vni, ip) => write!(f, "direct {ip} (VNI {vni})"),
             Self::LinkPeer(mac) => write!(f, "link peer {mac}"),
             Self::Gateway => f.write_str("gateway"),
@@ -97,6 +103,7 @@ pub(crate) fn keys_of(state: &HostState, vni: Vni) -> impl Iterator<Item = &Key>
         Key::Flood(vni, lowest),
         Key::Fdb(vni, MacAddr::ZERO),
         Key::Neighbour(vni, lowest),
+        Key::Group(vni, lowest, lowest),
         Key::Direct(vni, lowest),
     ];
     starts.into_iter().flat_map(move |start| {
@@ -121,6 +128,8 @@ pub enum Object {
     Fdb(Fdb),
     /// See [`Key::Neighbour`].
     Neighbour(Neighbour),
+    /// See [`Key::Group`]: there or not.
+    Group,
     /// See [`Key::Direct`].
     Direct(Direct),
     /// See [`Key::LinkPeer`]: its VTEP.
@@ -131,7 +140,8 @@ pub enum Object {
     GatewayPort(GatewayPort),
 }
 
-/// A network's bridge: no addresses, nothing learned, no STP, no multicast snooping.
+/// A network's bridge: nothing learned, no STP. It snoops who is a member of which multicast group, and asks for that
+/// itself; so it has a link-local address, and no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bridge {
     /// Its MAC address, set at creation.
@@ -156,7 +166,7 @@ pub struct Vxlan {
     pub mtu: Mtu,
     /// Whether it is administratively up.
     pub up: bool,
-    /// Whether it is a port of the network's bridge with learning off.
+    /// Whether it is a port of the network's bridge with learning off, to which all multicast goes.
     pub bridged: bool,
 }
 

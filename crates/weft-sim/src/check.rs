@@ -259,8 +259,6 @@ fn local(state: &HostState, vni: Vni, vtep: std::net::IpAddr, endpoint: &Endpoin
 /// What a host has to know of these records: the members of the networks that it follows, and all else.
 fn known_to(agent: &Agent, stored: &Snapshot, revision: Revision) -> Snapshot {
     let mut known = Snapshot { revision, ..stored.clone() };
-    known.endpoints.retain(|network, _| agent.follows(network));
-    known.addresses.retain(|network, _| agent.follows(network));
-    known.wanted.retain(|network, _| agent.follows(network));
+    known.keep_networks(|network| agent.follows(network));
     known
 }

@@ -222,6 +222,11 @@ impl Check<'_> {
                 belongs(&claim.node, schema::address_key(network, *ip));
             }
         }
+        for (network, groups) in &s.groups {
+            for node in groups.keys() {
+                belongs(node, schema::groups_key(network, node));
+            }
+        }
         for (node, bindings) in &s.bindings {
             for engine_network in bindings.keys() {
                 belongs(node, schema::binding_key(node, engine_network));

@@ -442,7 +442,7 @@ impl Known {
             return match what {
                 OnNetwork::Endpoint(id) => Some(Self::Endpoint(network, id)),
                 OnNetwork::Address(ip) => Some(Self::Address(network, ip)),
-                OnNetwork::Wanted(_) => None,
+                OnNetwork::Wanted(_) | OnNetwork::Groups(_) => None,
             };
         }
         if let Some(id) = key.strip_prefix(schema::NETWORKS) {

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 use weft_model::{
     AddressDriver, Change, DirectLink, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId,
-    Outside, PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode, schema,
+    Outside, PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode,
+    schema::{self, Memberships},
 };
 
 /// The id of the `n`th object. Numbers 3 and 4 differ only behind the tenth digit, from which names of devices
@@ -113,6 +114,19 @@ pub fn put_endpoint(
     put(snapshot, schema::endpoint_key(network, id), endpoint.map(encode))
 }
 
+pub fn put_groups(
+    snapshot: &mut Snapshot,
+    network: usize,
+    node: usize,
+    groups: Option<&Memberships>,
+) -> Touched {
+    put(snapshot, schema::groups_key(&id(network), &id(node)), groups.map(encode))
+}
+
+pub fn memberships(groups: &[&str]) -> Memberships {
+    Memberships { groups: groups.iter().map(|text| ip(text)).collect() }
+}
+
 /// A state as it would be seen in a kernel that has it.
 pub fn seen(state: &HostState) -> HostState {
     state.iter().map(|(key, object)| (key.clone(), as_observed(object))).collect()
@@ -125,6 +139,7 @@ pub enum Step {
     Alive(usize, bool),
     Network(usize, Option<Network>),
     Endpoint(usize, usize, Option<Endpoint>),
+    Groups(usize, usize, Option<Memberships>),
 }
 
 impl Step {
@@ -136,6 +151,7 @@ impl Step {
             Self::Endpoint(network, n, endpoint) => {
                 put_endpoint(snapshot, &id(*network), &id(*n), endpoint.as_ref())
             }
+            Self::Groups(network, node, groups) => put_groups(snapshot, *network, *node, groups.as_ref()),
         }
     }
 }
@@ -157,6 +173,8 @@ pub fn step() -> impl Strategy<Value = Step> {
             prop::option::weighted(0.75, any_endpoint(network, n))
                 .prop_map(move |endpoint| Step::Endpoint(network, n, endpoint))
         }),
+        4 => (0..3usize, 0..4usize, prop::option::weighted(0.8, any_groups()))
+            .prop_map(|(network, n, groups)| Step::Groups(network, n, groups)),
     ]
 }
 
@@ -192,6 +210,12 @@ fn any_vteps() -> impl Strategy<Value = Vec<&'static str>> {
         choice(&["2001:db8::6"]),
         choice(&[]),
     ])
+}
+
+/// Groups as nodes tell of them, and some that none tells of.
+fn any_groups() -> impl Strategy<Value = Memberships> {
+    let all = vec!["239.1.1.1", "239.1.1.2", "ff05::1", "224.0.0.251", "ff02::fb", "0.0.0.0", "10.9.0.1"];
+    prop::sample::subsequence(all, 0..4).prop_map(|groups| memberships(&groups))
 }
 
 fn any_endpoint(network: usize, n: usize) -> impl Strategy<Value = Endpoint> {

@@ -53,6 +53,9 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
             let address = IpAddr::from([10, 9, 0, n]);
             (Key::Neighbour(vni, address), Object::Neighbour(Neighbour { mac: mac(m) }))
         }),
+        2 => (vni.clone(), 0..3u8, prop::sample::select(vec!["192.0.2.2", "0.0.0.0"])).prop_map(|(vni, g, vtep)| {
+            (Key::Group(vni, std::net::IpAddr::from([239, 1, 1, g]), ip(vtep)), Object::Group)
+        }),
         2 => (any::<bool>(), mostly).prop_map(|(second, sound)| {
             let subnets = [if second { "10.213.0.0/20" } else { "10.213.16.0/20" }.parse().unwrap()].into();
             (Key::Gateway, Object::Gateway(Gateway { subnets, published: BTreeSet::new(), sound }))
@@ -123,7 +126,7 @@ fn possible(wild: HostState) -> HostState {
                 port.bridged &= bridge;
                 true
             }
-            Object::Flood => vxlan_up.is_some(),
+            Object::Flood | Object::Group => vxlan_up.is_some(),
             Object::Neighbour(_) => vxlan_up == Some(true),
             Object::Fdb(fdb) => {
                 fdb.vtep = fdb.vtep.filter(|_| vxlan_up.is_some());
@@ -253,7 +256,7 @@ fn ports_of(op: &Op, observed: &HostState) -> Vec<String> {
 fn need_one_another(a: &Op, b: &Op, observed: &HostState) -> bool {
     let stands_on = |above: &Op, below: &Op| match (above.key(), below.key()) {
         (Key::Vxlan(_) | Key::Port(..) | Key::Fdb(..), Key::Bridge(_))
-        | (Key::Flood(..) | Key::Neighbour(..) | Key::Fdb(..), Key::Vxlan(_)) => true,
+        | (Key::Flood(..) | Key::Neighbour(..) | Key::Group(..) | Key::Fdb(..), Key::Vxlan(_)) => true,
         (Key::Fdb(..), Key::Port(_, port)) => ports_of(above, observed).contains(port),
         _ => false,
     };

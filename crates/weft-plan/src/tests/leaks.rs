@@ -79,6 +79,20 @@ fn an_endpoint_and_its_claims_go_together_and_only_while_their_node_stays_away()
 }
 
 #[test]
+fn multicast_groups_go_with_their_node_or_their_network() {
+    let mut s = well();
+    let key = schema::groups_key(&id(1), &id(2));
+    put(&mut s, key.clone(), encode(&schema::Memberships::default()));
+    assert_eq!(leaks(&s), []);
+    let mut dead = s.clone();
+    dead.alive.remove(&id::<NodeId>(2));
+    assert!(leaks(&dead).iter().any(|leak| leak.key == key && !leak.safe));
+    s.networks.clear();
+    let leak = leaks(&s).into_iter().find(|leak| leak.key == key).unwrap();
+    assert_eq!((leak.safe, leak.unless), (true, Some(schema::network_key(&id(1)))));
+}
+
+#[test]
 fn a_host_that_lives_leaks_nothing_although_its_record_is_missing() {
     let mut s = well();
     s.nodes.remove(&id::<NodeId>(2));

@@ -6,6 +6,7 @@ mod direct;
 mod displaced;
 mod explain;
 mod gateway;
+mod groups;
 mod ipam;
 mod leaks;
 mod names;

@@ -19,7 +19,7 @@ fn this() -> NodeId {
 /// The keys of a plan, without the devices that every network has.
 fn entries(snapshot: &Snapshot) -> Vec<String> {
     let state = plan(snapshot, &this());
-    let keys = state.keys().filter(|k| !matches!(k, Key::Bridge(_) | Key::Vxlan(_)));
+    let keys = state.keys().filter(|k| !matches!(k, Key::Bridge(_) | Key::Vxlan(_) | Key::Group(..)));
     keys.map(ToString::to_string).collect()
 }
 
@@ -65,6 +65,10 @@ fn one_endpoint_here_and_one_there_make_exactly_this_state() {
             Object::Fdb(Fdb { port: Some("weft-vx4096".to_owned()), vtep: Some(ip("192.0.2.2")) }),
         ),
         (Key::Neighbour(vni, ip("10.9.0.3")), Object::Neighbour(Neighbour { mac: there.mac })),
+        (Key::Group(vni, ip("0.0.0.0"), ip("0.0.0.0")), Object::Group),
+        (Key::Group(vni, ip("0.0.0.0"), ip("192.0.2.2")), Object::Group),
+        (Key::Group(vni, ip("::"), ip("0.0.0.0")), Object::Group),
+        (Key::Group(vni, ip("::"), ip("192.0.2.2")), Object::Group),
     ];
     assert_eq!(plan(&snapshot, &this()), expected.into());
 }

@@ -1,7 +1,8 @@
 //! The planner follows the plan, at the cost of the change.
 
 use super::cluster::{
-    Step, endpoint, id, network, node, put_endpoint, put_network, put_node, seen, snapshot, step,
+    Step, endpoint, id, memberships, network, node, put_endpoint, put_groups, put_network, put_node, seen,
+    snapshot, step,
 };
 use crate::{HostState, Key, Op, Planner, diff, diff_keys, model_kernel::apply_ops, plan};
 use proptest::prelude::*;
@@ -144,8 +145,8 @@ fn a_nodes_lease_or_name_costs_nothing_and_its_address_what_it_has_here() {
     let touched = put_node(&mut snapshot, &id(1), Some(&renamed));
     assert!(planner.update(&snapshot, &touched).is_empty());
     let touched = put_node(&mut snapshot, &id(1), Some(&node(1, &["192.0.2.9"], 1500)));
-    // 50 FDB entries; the old flood entry goes, the new one comes.
-    assert_eq!(planner.update(&snapshot, &touched).len(), 52);
+    // 50 FDB entries; the old flood entry goes, the new one comes, and so with the groups that nobody is known to be in.
+    assert_eq!(planner.update(&snapshot, &touched).len(), 56);
 }
 
 #[test]
@@ -174,4 +175,35 @@ fn labels_of_a_network_change_nothing_and_its_mtu_changes_its_devices() {
     let ops = diff_keys(planner.desired(), &kernel, &keys);
     assert_eq!(ops.len(), 3);
     assert!(ops.iter().all(|op| matches!(op, Op::Change { .. })), "{ops:?}");
+}
+
+#[test]
+fn a_membership_costs_one_entry_however_many_others_there_are() {
+    let (mut snapshot, mut planner) = large(100);
+    for node in [1, 2] {
+        let touched = put_groups(&mut snapshot, 1, node, Some(&memberships(&["239.1.1.1", "ff05::1"])));
+        planner.update(&snapshot, &touched);
+    }
+    let touched = put_groups(&mut snapshot, 1, 2, Some(&memberships(&["239.1.1.1", "239.1.1.2", "ff05::1"])));
+    let keys = planner.update(&snapshot, &touched);
+    assert_eq!(
+        keys.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["group 239.1.1.2 to 192.0.2.3 (VNI 4096)"]
+    );
+    // A node that does not tell gets everything: each group, and what is in none.
+    let touched = put_groups(&mut snapshot, 1, 1, None);
+    assert_eq!(planner.update(&snapshot, &touched).len(), 3);
+    assert_eq!(planner.desired(), &plan(&snapshot, &this()));
+}
+
+#[test]
+fn where_the_kernel_has_no_groups_none_are_planned() {
+    let (mut snapshot, _) = large(10);
+    put_groups(&mut snapshot, 1, 1, Some(&memberships(&["239.1.1.1"])));
+    let mut planner = Planner::new(this()).without_groups();
+    planner.reset(&snapshot);
+    let (mut expected, is_group) = (plan(&snapshot, &this()), |key: &Key| matches!(key, Key::Group(..)));
+    assert!(expected.keys().any(is_group));
+    expected.retain(|key, _| !is_group(key));
+    assert_eq!(planner.desired(), &expected);
 }
