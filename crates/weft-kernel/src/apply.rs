@@ -1,12 +1,14 @@
-//! Changing the kernel: devices one by one, runs of FDB and neighbour operations as one pipeline.
+//! Changing the kernel: devices one by one, runs of operations on entries as one pipeline.
 
 use crate::{
-    KernelError, bridge, fdb, gateway,
+    KernelError, bridge, fdb, filter, gateway,
     linux::Host,
+    mdb::{self, MdbMessage},
     neighbour,
-    netlink::{Netlink, Request},
+    netlink::{Message, Netlink, Request, RouteSocket},
     port, tap, vxlan,
 };
+use netlink_packet_route::RouteNetlinkMessage;
 use std::collections::HashMap;
 use weft_model::{MacAddr, Vni};
 use weft_plan::{Fdb, Key, Object, Op, bridge_name, vxlan_name};
@@ -50,47 +52,67 @@ impl Host {
                 tap::release(self, name)?;
                 return self.overlay.delete_device(name);
             }
+            Op::Remove(Key::Filter) => return filter::remove(self),
             Op::Remove(Key::Gateway) => return gateway::remove(&self.underlay_namespace),
             Op::Remove(Key::GatewayPort(name)) => return self.underlay.delete_device(name),
             Op::Remove(key) => return Err(mismatch(key)),
         };
         match (key, want) {
-            (Key::Bridge(vni), Object::Bridge(want)) => bridge::ensure(&mut self.overlay, *vni, want),
+            (Key::Bridge(vni), Object::Bridge(want)) => bridge::ensure(self, *vni, want),
             (Key::Vxlan(vni), Object::Vxlan(want)) => vxlan::ensure(self, *vni, want),
             (Key::Port(vni, name), Object::Port(want)) => port::ensure(self, *vni, name, want),
+            (Key::Filter, Object::Filter(_)) => filter::ensure(self),
             (Key::Gateway, Object::Gateway(want)) => gateway::ensure(self, want),
             (Key::GatewayPort(name), Object::GatewayPort(want)) => gateway::ensure_port(self, name, want),
             _ => Err(mismatch(key)),
         }
     }
 
-    /// Does operations on FDB and neighbour entries, all requests in flight together.
+    /// Does operations on entries, all requests of a kind in flight together.
     pub(crate) fn apply_entries(&mut self, ops: &[Op]) -> Vec<Outcome> {
+        // Groups have messages of their own. In the order of keys they stand together.
+        let is_group = |op: &Op| matches!(op.key(), Key::Group(..));
+        let runs = ops.chunk_by(|a, b| is_group(a) == is_group(b));
+        runs.flat_map(|run| match run {
+            [first, ..] if is_group(first) => self.apply_groups(run),
+            _ => self.apply_forwarding(run),
+        })
+        .collect()
+    }
+
+    fn apply_groups(&mut self, ops: &[Op]) -> Vec<Outcome> {
         let mut indexes = Indexes::default();
-        let on_bridge = self.find_bridge_entries(ops, &mut indexes);
-        let mut outcomes: Vec<Outcome> = Vec::with_capacity(ops.len());
-        let mut requests = Vec::with_capacity(ops.len());
-        let mut origins = Vec::with_capacity(ops.len());
+        let (mut outcomes, mut steps) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
         for (number, op) in ops.iter().enumerate() {
-            let steps = steps_of(op, on_bridge.get(&number).copied(), &mut indexes, &mut self.overlay);
-            match steps {
-                Ok(steps) => {
-                    for step in steps {
-                        origins.push((number, step.removes));
-                        requests.push(step.request);
-                    }
+            match group_step(op, &mut indexes, &mut self.overlay) {
+                Ok(step) => {
+                    steps.extend(step.map(|step| (number, step)));
                     outcomes.push(Ok(()));
                 }
                 Err(error) => outcomes.push(Err(error)),
             }
         }
-        for ((number, removes), answer) in origins.into_iter().zip(self.overlay.pipeline(requests)) {
-            let Err(error) = answer else { continue };
-            let already_gone = removes && error.is_absent();
-            if outcomes[number].is_ok() && !already_gone {
-                outcomes[number] = Err(error);
+        take_steps(&mut self.mdb, steps, &mut outcomes);
+        outcomes
+    }
+
+    /// The same for FDB and neighbour entries.
+    fn apply_forwarding(&mut self, ops: &[Op]) -> Vec<Outcome> {
+        let mut indexes = Indexes::default();
+        let on_bridge = self.find_bridge_entries(ops, &mut indexes);
+        let mut outcomes: Vec<Outcome> = Vec::with_capacity(ops.len());
+        let mut all = Vec::with_capacity(ops.len());
+        for (number, op) in ops.iter().enumerate() {
+            let steps = steps_of(op, on_bridge.get(&number).copied(), &mut indexes, &mut self.overlay);
+            match steps {
+                Ok(steps) => {
+                    all.extend(steps.into_iter().map(|step| (number, step)));
+                    outcomes.push(Ok(()));
+                }
+                Err(error) => outcomes.push(Err(error)),
             }
         }
+        take_steps(&mut self.overlay, all, &mut outcomes);
         outcomes
     }
 
@@ -119,18 +141,53 @@ impl Host {
 }
 
 /// A request that is part of an operation.
-struct Step {
-    request: Request,
+struct Step<M = RouteNetlinkMessage> {
+    request: Request<M>,
     /// Success also when the object is not there.
     removes: bool,
 }
 
-fn put(request: Request) -> Step {
+fn put<M>(request: Request<M>) -> Step<M> {
     Step { request, removes: false }
 }
 
-fn remove(request: Request) -> Step {
+fn remove<M>(request: Request<M>) -> Step<M> {
     Step { request, removes: true }
+}
+
+/// Sends the steps of operations, by number, and notes which operations failed.
+fn take_steps<M: Message>(
+    netlink: &mut RouteSocket<M>,
+    steps: Vec<(usize, Step<M>)>,
+    outcomes: &mut [Outcome],
+) {
+    let (origins, requests): (Vec<_>, Vec<_>) =
+        steps.into_iter().map(|(number, step)| ((number, step.removes), step.request)).unzip();
+    for ((number, removes), answer) in origins.into_iter().zip(netlink.pipeline(requests)) {
+        let Err(error) = answer else { continue };
+        let already_gone = removes && error.is_absent();
+        if outcomes[number].is_ok() && !already_gone {
+            outcomes[number] = Err(error);
+        }
+    }
+}
+
+/// `None`: an entry went with its device.
+fn group_step(
+    op: &Op,
+    indexes: &mut Indexes,
+    netlink: &mut Netlink,
+) -> Result<Option<Step<MdbMessage>>, KernelError> {
+    let Key::Group(vni, group, vtep) = op.key() else { return Err(mismatch(op.key())) };
+    Ok(match op {
+        Op::Remove(_) => {
+            let vxlan = indexes.of(netlink, &vxlan_name(*vni))?;
+            vxlan.map(|vxlan| remove(mdb::remove(vxlan, *group, *vtep)))
+        }
+        Op::Create(..) | Op::Change { .. } => {
+            Some(put(mdb::put(indexes.vxlan(netlink, *vni)?, *group, *vtep)))
+        }
+    })
 }
 
 fn steps_of(
@@ -187,9 +244,11 @@ fn removal(key: &Key, vxlan: Option<u32>, on_bridge: Option<u32>) -> Vec<Step> {
             steps.extend(on_bridge.map(|port| fdb::remove_from_bridge(port, *mac)));
         }
         Key::Neighbour(_, address) => steps.extend(vxlan.map(|vxlan| neighbour::remove(vxlan, *address))),
-        Key::Bridge(_)
+        Key::Filter
+        | Key::Bridge(_)
         | Key::Vxlan(_)
         | Key::Port(..)
+        | Key::Group(..)
         | Key::Direct(..)
         | Key::LinkPeer(_)
         | Key::Gateway
@@ -222,8 +281,9 @@ impl Indexes {
     }
 }
 
-fn is_entry(key: &Key) -> bool {
-    matches!(key, Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..))
+/// Whether it stands on a bridge or a VXLAN device and is none.
+pub(crate) fn is_entry(key: &Key) -> bool {
+    matches!(key, Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..) | Key::Group(..))
 }
 
 fn mismatch(key: &Key) -> KernelError {

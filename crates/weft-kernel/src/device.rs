@@ -8,10 +8,12 @@ use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::{
     RouteNetlinkMessage,
     link::{
-        AfSpecInet6, AfSpecUnspec, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind,
-        LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+        AfSpecInet6, AfSpecUnspec, BridgeMulticastRouterType, InfoBridgePort, InfoData, InfoKind,
+        InfoPortData, InfoPortKind, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkLayerType,
+        LinkMessage,
     },
 };
+use std::mem::discriminant;
 use weft_model::{MacAddr, Mtu};
 
 /// A device of any kind.
@@ -33,8 +35,8 @@ pub(crate) struct Device {
     pub ethernet: bool,
     /// The bridge it is a port of.
     pub master: Option<u32>,
-    /// Whether a bridge learns from it; `None` when it is not a port of a bridge.
-    pub learning: Option<bool>,
+    /// What its bridge has set for it; empty when it is not a port of a bridge.
+    pub port: Vec<InfoBridgePort>,
     /// `IFLA_GROUP`: on ports of weft's, the VNI.
     pub group: u32,
     /// The other end of a veth pair, by its index in its own namespace.
@@ -60,7 +62,7 @@ impl Device {
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,
             master: None,
-            learning: None,
+            port: Vec::new(),
             group: 0,
             link: None,
             linked_elsewhere: false,
@@ -89,20 +91,26 @@ impl Device {
         match info {
             LinkInfo::Kind(kind) => self.kind = kind.to_string(),
             LinkInfo::Data(data) => self.data = Some(data),
-            LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => {
-                let learning = attributes.iter().find_map(|a| match a {
-                    InfoBridgePort::Learning(on) => Some(*on),
-                    _ => None,
-                });
-                self.learning = learning;
-            }
+            LinkInfo::PortData(InfoPortData::BridgePort(attributes)) => self.port = attributes,
             _ => {}
         }
     }
 
-    /// Whether it is a port of `bridge` as weft's ports are: with learning off.
-    pub fn is_quiet_port_of(&self, bridge: Option<u32>) -> bool {
-        bridge.is_some() && self.master == bridge && self.learning == Some(false)
+    /// Whether it is a port of `bridge`, set as it should be.
+    pub fn is_port_of(&self, bridge: Option<u32>, settings: &PortSettings) -> bool {
+        bridge.is_some() && self.master == bridge && self.wrong_of(settings).next().is_none()
+    }
+
+    /// The settings that it does not have. One that the kernel does not know at all is not missed, but for learning: without
+    /// that it is no port of a bridge.
+    fn wrong_of<'a>(&'a self, settings: &'a PortSettings) -> impl Iterator<Item = &'a InfoBridgePort> {
+        settings.iter().filter(|want| {
+            let same_kind = |has: &&InfoBridgePort| discriminant(*has) == discriminant(*want);
+            match self.port.iter().find(same_kind) {
+                Some(has) => has != *want,
+                None => matches!(want, InfoBridgePort::Learning(_)),
+            }
+        })
     }
 
     /// Its MTU; devices can have ones that no IP packet fits.
@@ -235,27 +243,30 @@ impl Netlink {
         self.set_device("set device lo up", message)
     }
 
-    /// Makes a device a port of `bridge`, with learning off, before it is up: nothing is ever learned from it.
+    /// Makes a device a port of `bridge`, set as it should be before it is up: nothing is ever learned from it.
     fn settle_bridging(&mut self, device: &Device, bridge: Bridging) -> Result<(), KernelError> {
         let want = match bridge {
             Bridging::NoPort => return Ok(()),
             Bridging::Detached => None,
-            Bridging::PortOf(bridge) => Some(bridge),
+            Bridging::PortOf(bridge, settings) => Some((bridge, settings)),
         };
         let name = &device.name;
-        if device.master != want {
-            let master = LinkAttribute::Controller(want.unwrap_or(0));
+        let master = want.map(|(bridge, _)| bridge);
+        let enters = device.master != master;
+        if enters {
+            let master = LinkAttribute::Controller(master.unwrap_or(0));
             self.set_device(&format!("put device {name} into its bridge"), link(device.index, vec![master]))?;
-        } else if device.learning != Some(true) {
+        }
+        let Some((_, settings)) = want else { return Ok(()) };
+        let wrong: Vec<_> =
+            if enters { settings.to_vec() } else { device.wrong_of(settings).cloned().collect() };
+        if wrong.is_empty() {
             return Ok(());
         }
-        if want.is_none() {
-            return Ok(());
-        }
-        let learning = InfoPortData::BridgePort(vec![InfoBridgePort::Learning(false)]);
-        let port = vec![LinkInfo::PortKind(InfoPortKind::Bridge), LinkInfo::PortData(learning)];
+        let settings = LinkInfo::PortData(InfoPortData::BridgePort(wrong));
+        let port = vec![LinkInfo::PortKind(InfoPortKind::Bridge), settings];
         let message = link(device.index, vec![LinkAttribute::LinkInfo(port)]);
-        self.set_device(&format!("stop learning on device {name}"), message)
+        self.set_device(&format!("set device {name} as a port of its bridge"), message)
     }
 }
 
@@ -277,9 +288,21 @@ pub(crate) enum Bridging {
     NoPort,
     /// None.
     Detached,
-    /// The one with this interface index.
-    PortOf(u32),
+    /// The one with this interface index, set so.
+    PortOf(u32, &'static PortSettings),
 }
+
+/// What a bridge has set for a port.
+pub(crate) type PortSettings = [InfoBridgePort; 2];
+
+/// An endpoint's port. The kernel's limit of groups is for a whole bridge, and one that has reached it ceases to snoop: so no port
+/// may come near it alone (Linux 6.3; see `bridge`).
+pub(crate) static ENDPOINT_PORT: PortSettings =
+    [InfoBridgePort::Learning(false), InfoBridgePort::MulticastMaxGroups(1024)];
+
+/// A VXLAN device's port: all multicast goes there, and the device knows to which hosts.
+pub(crate) static VXLAN_PORT: PortSettings =
+    [InfoBridgePort::Learning(false), InfoBridgePort::MulticastRouter(BridgeMulticastRouterType::Permanent)];
 
 fn device_in(message: RouteNetlinkMessage) -> Option<Device> {
     match message {

@@ -19,6 +19,7 @@ pub(crate) const IPV4_ADDRESS: u32 = 5;
 pub(crate) const IPV4_ROUTE: u32 = 7;
 pub(crate) const IPV6_ADDRESS: u32 = 9;
 pub(crate) const IPV6_ROUTE: u32 = 11;
+pub(crate) const MULTICAST: u32 = 26;
 
 /// A subscription to news of one namespace.
 pub(crate) struct Events {

@@ -6,14 +6,17 @@
 //! that weft itself leads out have a part there, the gateway, and weft rules of its own (`gateway`). State is read from the kernel, compared and changed, never remembered: see [`Kernel`].
 //!
 //! Where to find what: [`Linux`] is the real kernel, [`FastPath`] the same with programs in it that carry the frames; `observe` reads its state and `apply` changes it, with a
-//! file for each kind of object (`bridge`, `vxlan`, `port`, `fdb`, `neighbour`); [`Underlay`] tells of the
+//! file for each kind of object (`bridge`, `vxlan`, `port`, `fdb`, `neighbour`, `mdb`); [`Underlay`] tells of the
 //! host's addresses and routes, [`requirements`] of what is missing on this host, [`sandbox`] of what is in a
 //! container's namespace.
 
 use async_trait::async_trait;
-use std::net::IpAddr;
-use weft_model::DirectLink;
-use weft_plan::{HostState, Op};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+use weft_model::{DirectLink, Vni};
+use weft_plan::{Features, HostState, Op};
 
 mod apply;
 mod bridge;
@@ -22,8 +25,10 @@ mod error;
 mod events;
 pub mod fast_path;
 mod fdb;
+mod filter;
 mod gateway;
 mod linux;
+mod mdb;
 mod namespace;
 mod neighbour;
 mod netlink;
@@ -44,6 +49,15 @@ pub use linux::{Linux, LinuxOptions};
 pub use namespace::{NAMED_NAMESPACES, Namespace};
 pub use removal::remove_everything;
 pub use underlay::{Path, Underlay, UnderlayWatch, host_addresses, host_routes, path, watch_underlay};
+
+/// What a bridge has learned of its ports' multicast memberships.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snooped {
+    /// The groups that any endpoint on this host is a member of, of whatever scope.
+    pub groups: BTreeSet<IpAddr>,
+    /// Whether these are all: the bridge has snooped for long enough to have heard of everybody.
+    pub complete: bool,
+}
 
 /// A host's kernel, as the reconcile loop sees it. [`Linux`] is the real one; a simulation has its own.
 ///
@@ -67,6 +81,21 @@ pub trait Kernel: Send + Sync + 'static {
     /// are for the caller to look at.
     async fn direct_link(&self, _vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
         Ok(None)
+    }
+
+    /// What it can do that not every kernel can.
+    fn features(&self) -> Features {
+        Features::default()
+    }
+
+    /// What the bridges have learned of their ports' multicast memberships, without bridges that do not snoop.
+    async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Waits until a membership may have changed, as [`Kernel::changed`] does for the rest.
+    async fn memberships_changed(&self) -> Result<(), KernelError> {
+        std::future::pending().await
     }
 
     /// What was carried, where it is counted.

@@ -3,15 +3,23 @@
 //! It keeps two netlink sockets, one in the host's namespace and one in the overlay namespace, and does its work on
 //! blocking threads, one piece at a time: observations and changes never overlap.
 
-use crate::{Kernel, KernelError, Namespace, events, events::Events, netlink::Netlink};
+use crate::{
+    Kernel, KernelError, Namespace, Snooped, events,
+    events::Events,
+    filter,
+    mdb::{self, Mdb},
+    netlink::Netlink,
+};
 use async_trait::async_trait;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Instant,
 };
-use weft_plan::{HostState, Op};
+use weft_model::Vni;
+use weft_plan::{Features, HostState, Op};
 
 /// How a host's kernel is used.
 #[derive(Clone, Debug)]
@@ -30,6 +38,8 @@ impl Default for LinuxOptions {
 pub struct Linux {
     host: Arc<Mutex<Host>>,
     events: Events,
+    memberships: Events,
+    features: Features,
 }
 
 impl Linux {
@@ -38,7 +48,9 @@ impl Linux {
     pub fn new(options: &LinuxOptions) -> Result<Self, KernelError> {
         let host = Host::new(&options.overlay_netns)?;
         let events = Events::subscribe(&host.overlay_namespace, &[events::LINK, events::NEIGHBOUR])?;
-        Ok(Self { host: Arc::new(Mutex::new(host)), events })
+        let memberships = Events::subscribe(&host.overlay_namespace, &[events::MULTICAST])?;
+        let features = host.features;
+        Ok(Self { host: Arc::new(Mutex::new(host)), events, memberships, features })
     }
 
     async fn on_host<T: Send + 'static>(
@@ -69,6 +81,18 @@ impl Kernel for Linux {
     async fn changed(&self) -> Result<(), KernelError> {
         self.events.wait().await
     }
+
+    fn features(&self) -> Features {
+        self.features
+    }
+
+    async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
+        self.on_host("look at the multicast memberships", Host::memberships).await?
+    }
+
+    async fn memberships_changed(&self) -> Result<(), KernelError> {
+        self.memberships.wait().await
+    }
 }
 
 /// The two namespaces and a socket in each.
@@ -78,6 +102,10 @@ pub(crate) struct Host {
     pub overlay_name: String,
     pub overlay_namespace: Namespace,
     pub overlay: Netlink,
+    pub mdb: Mdb,
+    pub features: Features,
+    /// When bridges began to snoop that this daemon made or changed.
+    pub began_to_snoop: HashMap<Vni, Instant>,
     /// The tap devices of ports, by the ports' names, as last seen or made.
     pub taps: HashMap<String, String>,
 }
@@ -95,6 +123,9 @@ impl Host {
         let mut host = Self {
             underlay: Netlink::open(&underlay_namespace)?,
             overlay: Netlink::open(&overlay_namespace)?,
+            mdb: Mdb::open(&overlay_namespace)?,
+            features: Features { groups: mdb::is_there_for_vxlan()?, filter: filter::is_possible()? },
+            began_to_snoop: HashMap::new(),
             underlay_namespace,
             overlay_name: overlay_name.to_owned(),
             overlay_namespace,
@@ -118,7 +149,7 @@ impl Host {
     }
 }
 
-/// In the calling thread's namespace: no device gets an IPv6 address of its own, and bridged frames do not pass
+/// In the calling thread's namespace: no device gets IPv6 unless it needs it, and bridged frames do not pass
 /// through iptables. `/proc/sys/net` shows the namespace of the thread that looks.
 fn switch_off_what_weft_does_not_use() -> Result<(), KernelError> {
     let settings = [

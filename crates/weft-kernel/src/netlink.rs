@@ -3,11 +3,12 @@
 //! A [`Netlink`] is a socket opened in one namespace and used from any thread, blocking. Requests go out many to
 //! a system call: to fill an FDB with 100,000 entries one by one would cost as many round trips. The answers
 //! carry the sequence number of their request, so one that got lost is noticed and never taken for success.
-//! Messages are coded by `netlink-packet-route`; nothing here knows what they mean.
+//! Messages are coded by `netlink-packet-route`, or by `mdb` where it has none; nothing here knows what they mean.
 
 use crate::{KernelError, Namespace};
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -18,7 +19,7 @@ use nix::{
         time::{TimeVal, TimeValLike},
     },
 };
-use std::io;
+use std::{io, marker::PhantomData};
 
 /// Requests in one system call. Each is answered into the socket's receive buffer before the call returns: 256
 /// acknowledgements take about 200 KiB there, a twentieth of [`RECEIVE_BUFFER`].
@@ -37,29 +38,37 @@ const NLM_F_CAPPED: u16 = 0x100;
 const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// A request, with the words for its failure: "create device weft-vx4096".
-pub(crate) struct Request {
+pub(crate) struct Request<M = RouteNetlinkMessage> {
     pub doing: String,
     pub flags: u16,
-    pub message: RouteNetlinkMessage,
+    pub message: M,
 }
 
-impl Request {
-    pub fn new(doing: impl Into<String>, flags: u16, message: RouteNetlinkMessage) -> Self {
+impl<M> Request<M> {
+    pub fn new(doing: impl Into<String>, flags: u16, message: M) -> Self {
         Self { doing: doing.into(), flags, message }
     }
 }
 
 /// The messages a request was answered with; empty for a mere acknowledgement.
-pub(crate) type Answer = Result<Vec<RouteNetlinkMessage>, KernelError>;
+pub(crate) type Answer<M = RouteNetlinkMessage> = Result<Vec<M>, KernelError>;
 
 /// A route netlink socket in one namespace.
-pub(crate) struct Netlink {
+pub(crate) type Netlink = RouteSocket<RouteNetlinkMessage>;
+
+/// A message of one of the kinds that route netlink carries.
+pub(crate) trait Message: NetlinkSerializable + NetlinkDeserializable + Clone {}
+impl<M: NetlinkSerializable + NetlinkDeserializable + Clone> Message for M {}
+
+/// A route netlink socket in one namespace, for messages `M`.
+pub(crate) struct RouteSocket<M> {
     socket: Socket,
     sequence: u32,
     received: Vec<u8>,
+    messages: PhantomData<fn() -> M>,
 }
 
-impl Netlink {
+impl<M: Message> RouteSocket<M> {
     /// A socket in `namespace`.
     pub fn open(namespace: &Namespace) -> Result<Self, KernelError> {
         namespace.run(Self::open_here)?
@@ -78,18 +87,18 @@ impl Netlink {
             Ok(socket)
         };
         let socket = open().map_err(|e| io_failed("open a netlink socket", &e))?;
-        Ok(Self { socket, sequence: 0, received: Vec::with_capacity(READ_SIZE) })
+        Ok(Self { socket, sequence: 0, received: Vec::with_capacity(READ_SIZE), messages: PhantomData })
     }
 
     /// One request that is acknowledged.
-    pub fn request(&mut self, request: Request) -> Answer {
+    pub fn request(&mut self, request: Request<M>) -> Answer<M> {
         let doing = request.doing.clone();
         let answer = self.pipeline(vec![request]).pop();
         answer.unwrap_or_else(|| Err(KernelError::netlink(&doing, "no answer", 0)))
     }
 
     /// Many requests, in their order; one answer for each.
-    pub fn pipeline(&mut self, requests: Vec<Request>) -> Vec<Answer> {
+    pub fn pipeline(&mut self, requests: Vec<Request<M>>) -> Vec<Answer<M>> {
         let mut answers = Vec::with_capacity(requests.len());
         let mut requests = requests.into_iter().peekable();
         while requests.peek().is_some() {
@@ -98,7 +107,7 @@ impl Netlink {
         answers
     }
 
-    fn batch(&mut self, requests: Vec<Request>) -> Vec<Answer> {
+    fn batch(&mut self, requests: Vec<Request<M>>) -> Vec<Answer<M>> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         let mut doing = Vec::with_capacity(requests.len());
@@ -106,7 +115,7 @@ impl Netlink {
             self.encode(request.message, request.flags | NLM_F_ACK, &mut bytes);
             doing.push(request.doing);
         }
-        let mut answers: Vec<(Vec<RouteNetlinkMessage>, Option<Answer>)> = Vec::new();
+        let mut answers: Vec<(Vec<M>, Option<Answer<M>>)> = Vec::new();
         answers.resize_with(doing.len(), Default::default);
         let mut pending = doing.len();
         let mut outcome = self.socket.send(&bytes, 0).map(|_| ());
@@ -132,7 +141,7 @@ impl Netlink {
 
     /// All objects of a kind. Repeated when the kernel says that they changed meanwhile; if they never stop
     /// changing, the last answer stands: the next observation will see what it missed.
-    pub fn dump(&mut self, doing: &str, message: &RouteNetlinkMessage) -> Answer {
+    pub fn dump(&mut self, doing: &str, message: &M) -> Answer<M> {
         let mut attempts = DUMP_ATTEMPTS;
         loop {
             attempts -= 1;
@@ -143,11 +152,7 @@ impl Netlink {
         }
     }
 
-    fn dump_once(
-        &mut self,
-        doing: &str,
-        message: RouteNetlinkMessage,
-    ) -> Result<(Vec<RouteNetlinkMessage>, bool), KernelError> {
+    fn dump_once(&mut self, doing: &str, message: M) -> Result<(Vec<M>, bool), KernelError> {
         let mut bytes = Vec::new();
         self.encode(message, NLM_F_DUMP, &mut bytes);
         let sequence = self.sequence;
@@ -171,7 +176,7 @@ impl Netlink {
     }
 
     /// Appends a request to `bytes`, with the next sequence number.
-    fn encode(&mut self, message: RouteNetlinkMessage, flags: u16, bytes: &mut Vec<u8>) {
+    fn encode(&mut self, message: M, flags: u16, bytes: &mut Vec<u8>) {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags | NLM_F_REQUEST;
@@ -184,7 +189,7 @@ impl Netlink {
     }
 
     /// Waits for one datagram and hands out the messages in it.
-    fn receive(&mut self, mut each: impl FnMut(&NetlinkHeader, Payload)) -> io::Result<()> {
+    fn receive(&mut self, mut each: impl FnMut(&NetlinkHeader, Payload<M>)) -> io::Result<()> {
         self.received.clear();
         while let Err(error) = self.socket.recv(&mut self.received, 0) {
             if error.kind() != io::ErrorKind::Interrupted {
@@ -195,7 +200,7 @@ impl Netlink {
         while let Some(length) = message_length(rest) {
             let (message, tail) = rest.split_at(length);
             rest = tail.get(length.next_multiple_of(4) - length..).unwrap_or_default();
-            match NetlinkMessage::<RouteNetlinkMessage>::deserialize(message) {
+            match NetlinkMessage::<M>::deserialize(message) {
                 Ok(message) => {
                     let (header, payload) = message.into_parts();
                     if let Some(payload) = Payload::of(&header, payload) {
@@ -211,8 +216,8 @@ impl Netlink {
 }
 
 /// What a message from the kernel is to its request.
-enum Payload {
-    Message(RouteNetlinkMessage),
+enum Payload<M> {
+    Message(M),
     End(End),
 }
 
@@ -223,8 +228,8 @@ struct End {
     words: Option<String>,
 }
 
-impl Payload {
-    fn of(header: &NetlinkHeader, payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Self> {
+impl<M> Payload<M> {
+    fn of(header: &NetlinkHeader, payload: NetlinkPayload<M>) -> Option<Self> {
         match payload {
             NetlinkPayload::InnerMessage(message) => Some(Self::Message(message)),
             NetlinkPayload::Done(done) => Some(Self::End(End { errno: done.code.abs(), words: None })),
@@ -238,7 +243,7 @@ impl Payload {
 }
 
 impl End {
-    fn into_answer(self, doing: &str, messages: Vec<RouteNetlinkMessage>) -> Answer {
+    fn into_answer<M>(self, doing: &str, messages: Vec<M>) -> Answer<M> {
         if self.errno == 0 {
             return Ok(messages);
         }
@@ -316,7 +321,7 @@ mod tests {
         assert_eq!(words_of(0, &payload), None);
         assert_eq!(words_of(flags, &payload[..18]), None);
         let end = End { errno: libc::EEXIST, words: Some("taken".to_owned()) };
-        let error = end.into_answer("create device x", Vec::new()).unwrap_err();
+        let error = end.into_answer::<RouteNetlinkMessage>("create device x", Vec::new()).unwrap_err();
         assert_eq!(error.to_string(), "create device x: taken (File exists (os error 17))");
     }
 

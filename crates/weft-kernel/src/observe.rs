@@ -1,4 +1,4 @@
-//! What the kernel has: every device of weft's in the overlay namespace with its entries, read by three dumps, and the
+//! What the kernel has: every device of weft's in the overlay namespace with its entries, read by five dumps, and the
 //! gateway in the host's (`gateway`).
 //!
 //! A device is weft's by its name: `weft-br<VNI>`, `weft-vx<VNI>`, and anything else that begins with `weft-` counts
@@ -6,11 +6,11 @@
 //! or removed.
 
 use crate::{
-    KernelError, bridge,
+    KernelError, Snooped, bridge,
     device::Device,
     fast_path::TRUNK,
     fdb::{self, FdbEntry, Place},
-    gateway,
+    filter, gateway,
     linux::Host,
     neighbour::{self, NeighbourEntry},
     port,
@@ -18,9 +18,9 @@ use crate::{
     vxlan,
 };
 use netlink_packet_route::RouteNetlinkMessage;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use weft_model::{MacAddr, Vni};
-use weft_plan::{Fdb, HostState, Key, Neighbour, Object, bridge_name, vxlan_name};
+use weft_plan::{Fdb, Features, HostState, Key, Neighbour, Object, bridge_name, vxlan_name};
 
 /// What a device is to weft.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +101,18 @@ impl Host {
     pub fn observe(&mut self) -> Result<HostState, KernelError> {
         self.keep_overlay_namespace()?;
         let devices = Devices::new(self.overlay.devices()?);
+        let can_ask = bridge::CanAsk::observe(&mut self.overlay)?;
         let taps = Taps::observe(&mut self.underlay)?;
         let mut state = gateway::observe(self)?;
         for device in devices.devices.values() {
-            state.extend(observed_device(&devices, &taps, device)?);
+            state.extend(observed_device(&devices, (&taps, &can_ask, self.features), device)?);
         }
         taps.add_orphans(&mut state);
+        if self.features.filter
+            && let Some(filter) = filter::observe(self)?
+        {
+            state.insert(Key::Filter, Object::Filter(filter));
+        }
         self.taps = taps.into_names();
         for message in self.overlay.dump("list the FDB entries", &fdb::all())? {
             let RouteNetlinkMessage::NewNeighbour(message) = message else { continue };
@@ -122,17 +128,46 @@ impl Host {
                 state.insert(Key::Neighbour(vni, entry.address), neighbour);
             }
         }
+        for entry in self.mdb.entries()? {
+            if let (Some(vni), Some(vtep)) = (devices.network_of_vxlan(entry.device), entry.vtep) {
+                state.insert(Key::Group(vni, entry.group, vtep), Object::Group);
+            }
+        }
         Ok(state)
+    }
+
+    /// See [`crate::Kernel::memberships`].
+    pub fn memberships(&mut self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
+        let devices = Devices::new(self.overlay.devices()?);
+        let snooping = devices
+            .bridges
+            .iter()
+            .filter(|(_, index)| devices.devices.get(index).is_some_and(bridge::is_snooping));
+        let mut found: BTreeMap<Vni, Snooped> = snooping
+            .map(|(vni, _)| (*vni, Snooped { complete: self.knows_memberships(*vni), ..Snooped::default() }))
+            .collect();
+        for entry in self.mdb.entries()? {
+            let port = devices.devices.get(&entry.port).map(|device| role(&device.name));
+            // What came in by the VXLAN device is another host's to tell; the bridge itself is no endpoint.
+            if let (Some(Some(Role::Port)), Some(vni)) = (port, devices.network_of_bridge(entry.device))
+                && let Some(snooped) = found.get_mut(&vni)
+            {
+                snooped.groups.insert(entry.group);
+            }
+        }
+        Ok(found)
     }
 }
 
 fn observed_device(
     devices: &Devices,
-    taps: &Taps,
+    (taps, can_ask, features): (&Taps, &bridge::CanAsk, Features),
     device: &Device,
 ) -> Result<Option<(Key, Object)>, KernelError> {
     Ok(match role(&device.name) {
-        Some(Role::Bridge(vni)) => Some((Key::Bridge(vni), Object::Bridge(bridge::observed(device)?))),
+        Some(Role::Bridge(vni)) => {
+            Some((Key::Bridge(vni), Object::Bridge(bridge::observed(device, can_ask, features)?)))
+        }
         Some(Role::Vxlan(vni)) => {
             let vxlan = vxlan::observed(device, vni, devices.bridge(vni))?;
             Some((Key::Vxlan(vni), Object::Vxlan(vxlan)))

@@ -7,7 +7,7 @@
 
 use crate::{
     KernelError, Namespace,
-    device::{Device, Settings, kind, link},
+    device::{Device, ENDPOINT_PORT, Settings, kind, link},
     linux::{Host, set_sysctl},
     netlink::{Netlink, Request},
     tap::{self, Joint, Taps},
@@ -36,7 +36,7 @@ pub(crate) fn observed(device: &Device, bridge: Option<u32>, taps: &Taps) -> Res
     Ok(Port {
         mtu,
         up: device.up && device.kind == "veth",
-        bridged: device.is_quiet_port_of(bridge),
+        bridged: device.is_port_of(bridge, &ENDPOINT_PORT),
         tap: taps.of(&device.name, mtu),
         far_end: None,
     })
@@ -44,7 +44,7 @@ pub(crate) fn observed(device: &Device, bridge: Option<u32>, taps: &Taps) -> Res
 
 /// Makes the pair, or changes its host-side end.
 pub(crate) fn ensure(host: &mut Host, vni: Vni, name: &str, want: &Port) -> Result<(), KernelError> {
-    let bridge = host.bridging(vni, want.bridged)?;
+    let bridge = host.bridging(vni, want.bridged, &ENDPOINT_PORT)?;
     let settings = Settings { mac: None, mtu: want.mtu, up: want.up, group: Some(vni.get()), bridge };
     if has_lost_its_far_end(host, want)? {
         host.overlay.delete_device(name)?;

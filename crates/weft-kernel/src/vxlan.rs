@@ -11,7 +11,8 @@
 
 use crate::{
     KernelError,
-    device::{Bridging, Device, Settings, kind, link},
+    apply::is_entry,
+    device::{Bridging, Device, PortSettings, Settings, VXLAN_PORT, kind, link},
     linux::{Host, set_sysctl},
 };
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute};
@@ -22,7 +23,7 @@ use std::{
     path::Path,
 };
 use weft_model::Vni;
-use weft_plan::{Key, Op, Vxlan, vxlan_name};
+use weft_plan::{Op, Vxlan, vxlan_name};
 
 /// What makes a VXLAN device the one it is.
 struct Tunnel {
@@ -44,15 +45,15 @@ pub(crate) fn observed(device: &Device, vni: Vni, bridge: Option<u32>) -> Result
         mac: device.mac,
         mtu: device.mtu()?,
         up: device.up && sound,
-        bridged: device.is_quiet_port_of(bridge),
+        bridged: device.is_port_of(bridge, &VXLAN_PORT),
     })
 }
 
-/// Makes or changes the network's VXLAN device. Its FDB and neighbour entries stay, also when it has to be made
+/// Makes or changes the network's VXLAN device. Its entries stay, also when it has to be made
 /// again because the kernel cannot change what differs.
 pub(crate) fn ensure(host: &mut Host, vni: Vni, want: &Vxlan) -> Result<(), KernelError> {
     let name = vxlan_name(vni);
-    let bridge = host.bridging(vni, want.bridged)?;
+    let bridge = host.bridging(vni, want.bridged, &VXLAN_PORT)?;
     let settings = Settings { mac: Some(want.mac), mtu: want.mtu, up: want.up, group: None, bridge };
     let Some(found) = host.overlay.device(&name)? else {
         return create(host, vni, want, &settings);
@@ -122,11 +123,16 @@ fn create(host: &mut Host, vni: Vni, want: &Vxlan, settings: &Settings) -> Resul
     })
 }
 
-/// Lets the device have IPv6 neighbour entries, and no address of its own.
-fn switch_on_ipv6(host: &Host, name: &str) -> Result<(), KernelError> {
+/// Lets a device have IPv6: neighbour entries, and no address that it is not given.
+pub(crate) fn switch_on_ipv6(host: &Host, name: &str) -> Result<(), KernelError> {
     let folder = Path::new("/proc/sys/net/ipv6/conf").join(name);
     // `IN6_ADDR_GEN_MODE_NONE` is 1 (`linux/if_link.h`); it comes first, or there is a link-local address.
-    let settings = [(folder.join("addr_gen_mode"), "1"), (folder.join("disable_ipv6"), "0")];
+    let settings = [
+        (folder.join("addr_gen_mode"), "1"),
+        // What a container advertises as a router is no affair of this namespace's.
+        (folder.join("accept_ra"), "0"),
+        (folder.join("disable_ipv6"), "0"),
+    ];
     host.overlay_namespace.run(|| settings.iter().try_for_each(|(path, value)| set_sysctl(path, value)))?
 }
 
@@ -140,21 +146,25 @@ fn refill(host: &mut Host, vni: Vni, entries: &[Op]) {
 }
 
 impl Host {
-    /// The network's FDB and neighbour entries, as operations that make them.
+    /// The network's entries on bridge and VXLAN device, as operations that make them.
     fn entries_of(&mut self, vni: Vni) -> Result<Vec<Op>, KernelError> {
         let state = self.observe()?;
-        let is_entry = |key: &Key| matches!(key, Key::Flood(..) | Key::Fdb(..) | Key::Neighbour(..));
         let entries = state.into_iter().filter(|(key, _)| key.vni() == Some(vni) && is_entry(key));
         Ok(entries.map(|(key, object)| Op::Create(key, object)).collect())
     }
 
     /// The network's bridge, to make a device its port.
-    pub(crate) fn bridging(&mut self, vni: Vni, bridged: bool) -> Result<Bridging, KernelError> {
+    pub(crate) fn bridging(
+        &mut self,
+        vni: Vni,
+        bridged: bool,
+        settings: &'static PortSettings,
+    ) -> Result<Bridging, KernelError> {
         if !bridged {
             return Ok(Bridging::Detached);
         }
         let bridge = self.overlay.existing_device(&weft_plan::bridge_name(vni))?;
-        Ok(Bridging::PortOf(bridge.index))
+        Ok(Bridging::PortOf(bridge.index, settings))
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod lab;
 
-use lab::{Host, can_run, observable, one_network, ping_both_ways, run, two_hosts};
+use lab::{GROUPS, Host, can_run, observable, one_network, ping_both_ways, run, two_hosts};
 use std::{net::IpAddr, time::Duration};
 use weft_kernel::Namespace;
 use weft_model::{MacAddr, Vni};
@@ -25,7 +25,7 @@ async fn what_was_applied_is_observed_exactly_over_ipv4_and_ipv6() {
             let desired = host.desired(peer, vni);
             assert_eq!(host.observe().await, observable(&desired));
             let kinds: Vec<&str> = desired.keys().map(Key::kind).collect();
-            for kind in ["bridge", "vxlan", "port", "flood", "fdb", "neighbour"] {
+            for kind in ["filter", "bridge", "vxlan", "port", "flood", "fdb", "neighbour", "group"] {
                 assert!(kinds.contains(&kind), "the state has a {kind}");
             }
         }
@@ -109,13 +109,21 @@ async fn what_others_change_is_seen_and_put_right() {
         ip(&format!("link set {bridge} address 02:00:00:00:00:04")),
         ip(&format!("link set {vxlan} address 02:00:00:00:00:05")),
         ip(&format!("link set {bridge} type bridge stp_state 1")),
-        ip(&format!("link set {bridge} type bridge mcast_snooping 1")),
+        ip(&format!("link set {bridge} type bridge mcast_snooping 0")),
+        ip(&format!("link set {bridge} type bridge mcast_querier 0")),
+        ip(&format!("link set {bridge} type bridge mcast_hash_max 512")),
+        ip(&format!("link set {vxlan} type bridge_slave mcast_router 1")),
+        ip(&format!("addr flush dev {bridge}")),
+        format!("ip netns exec {overlay} sysctl -qw net.ipv6.conf.{bridge}.disable_ipv6=1"),
         ip(&format!("link set {vxlan} type vxlan learning")),
         ip(&format!("link set {vxlan} type vxlan id {vni} local 192.168.77.66")),
         format!("ip netns exec {overlay} sysctl -qw net.ipv6.conf.{vxlan}.disable_ipv6=1"),
         ip(&format!("link del {bridge}")),
         ip(&format!("link del {vxlan}")),
         ip(&format!("link del {port}")),
+        format!("ip netns exec {overlay} nft delete table bridge weft"),
+        format!("ip netns exec {overlay} nft flush chain bridge weft forwarded"),
+        format!("ip netns exec {overlay} nft add rule bridge weft own accept"),
         ip("link add weft-junk type bridge"),
         ip("link add weft-br77 type bridge"),
         ip("link add weft-vx78 type bridge"),
@@ -126,6 +134,19 @@ async fn what_others_change_is_seen_and_put_right() {
         assert_ne!(found, observable(&desired), "`{damage}` is seen");
         a.reconcile(&desired).await;
         assert_eq!(a.observe().await, observable(&desired), "`{damage}` is put right");
+    }
+    let elsewhere = "192.168.77.66".parse().unwrap();
+    let damages = [
+        Op::Remove(Key::Group(vni, GROUPS[0], vtep)),
+        Op::Remove(Key::Group(vni, lab::V6_ANY, lab::V4_ANY)),
+        Op::Create(Key::Group(vni, GROUPS[1], elsewhere), Object::Group),
+        Op::Create(Key::Group(vni, "239.9.9.9".parse().unwrap(), elsewhere), Object::Group),
+    ];
+    for damage in damages {
+        assert_eq!(a.linux.apply(std::slice::from_ref(&damage)).await, [Ok(())]);
+        assert_ne!(a.observe().await, observable(&desired), "{damage:?} is seen");
+        assert_eq!(a.reconcile(&desired).await.len(), 1, "{damage:?}");
+        assert_eq!(a.observe().await, observable(&desired), "{damage:?} is put right");
     }
     ping_both_ways(&a, &b);
 }

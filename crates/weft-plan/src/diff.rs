@@ -85,7 +85,8 @@ impl Pair<'_> {
 
     fn has_to_be_removed(&self, key: &Key) -> bool {
         match key {
-            Key::Bridge(_)
+            Key::Filter
+            | Key::Bridge(_)
             | Key::Vxlan(_)
             | Key::Port(..)
             | Key::LinkPeer(_)
@@ -116,9 +117,11 @@ impl Pair<'_> {
         let object = self.observed.get(key)?;
         let Some(vni) = key.vni() else { return self.stays(key).then(|| object.clone()) };
         match object {
-            Object::Bridge(_) | Object::LinkPeer(_) | Object::Gateway(_) | Object::GatewayPort(_) => {
-                self.stays(key).then(|| object.clone())
-            }
+            Object::Filter(_)
+            | Object::Bridge(_)
+            | Object::LinkPeer(_)
+            | Object::Gateway(_)
+            | Object::GatewayPort(_) => self.stays(key).then(|| object.clone()),
             Object::Vxlan(vxlan) => {
                 let bridged = vxlan.bridged && self.stays(&Key::Bridge(vni));
                 self.stays(key).then(|| Object::Vxlan(Vxlan { bridged, ..vxlan.clone() }))

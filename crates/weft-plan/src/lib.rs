@@ -37,9 +37,9 @@ pub use plan::plan;
 pub use planner::Planner;
 pub use reserve::{RESERVE, ReserveChange, reserve_change, reserved};
 pub use state::{
-    Bridge, Direct, FarEndSandbox, Fdb, GATEWAY_PORTS, Gateway, GatewayPort, HostState, Key, Neighbour,
-    Object, Op, Port, PortFarEnd, Published, Vxlan, bridge_name, far_end_name, gateway_port_name, port_name,
-    vxlan_name,
+    Bridge, Direct, FarEndSandbox, Fdb, Features, Filter, GATEWAY_PORTS, Gateway, GatewayPort, HostState,
+    Key, Neighbour, Object, Op, Port, PortFarEnd, Published, Vxlan, bridge_name, far_end_name,
+    gateway_port_name, port_name, vxlan_name,
 };
 
 #[cfg(test)]

@@ -47,7 +47,8 @@ fn set(kernel: &mut HostState, key: &Key, object: &Object) -> Result<(), OpRefus
     let before = kernel.get(key);
     let was_bridged = before.is_some_and(is_bridged);
     match object {
-        Object::Bridge(_)
+        Object::Filter(_)
+        | Object::Bridge(_)
         | Object::Direct(_)
         | Object::LinkPeer(_)
         | Object::Gateway(_)
@@ -119,7 +120,8 @@ fn remove(kernel: &mut HostState, key: &Key) {
         Key::Port(..) => {
             lose_entries(kernel, vni, |fdb| on_port(fdb, vni, key).then_some(Half::Bridge));
         }
-        Key::Flood(..)
+        Key::Filter
+        | Key::Flood(..)
         | Key::Fdb(..)
         | Key::Neighbour(..)
         | Key::Group(..)

@@ -1,6 +1,6 @@
 //! What this host's kernel should hold, computed from all records.
 //!
-//! For every network that has an endpoint on this host: a bridge, a VXLAN device, a port for each endpoint
+//! Where any network has an endpoint on this host, the filter. For every such network: a bridge, a VXLAN device, a port for each endpoint
 //! here, for each endpoint elsewhere where its frames go and how its addresses are answered for, and for each multicast
 //! group the hosts with members. An endpoint elsewhere counts if its node has a record with a VTEP address of this node's family that is no other node's by now
 //! ([`crate::displaced`]); whether its node's lease lives does not matter otherwise: a store that is away must not cut
@@ -16,8 +16,8 @@ use crate::{
     groups::groups,
     nodes::Nodes,
     state::{
-        Bridge, Direct, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Port, PortFarEnd, Vxlan,
-        far_end_name, port_name, vxlan_name,
+        Bridge, Direct, FarEndSandbox, Fdb, Filter, HostState, Key, Neighbour, Object, Port, PortFarEnd,
+        Vxlan, far_end_name, port_name, vxlan_name,
     },
 };
 use ipnet::IpNet;
@@ -48,6 +48,7 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
         if endpoints.values().all(|e| e.node != *this) {
             continue;
         }
+        state.insert(Key::Filter, Object::Filter(Filter { sound: true }));
         state.extend(underlay.devices(segment));
         direct |= segment.direct;
         let mut peers = BTreeMap::new();

@@ -5,7 +5,7 @@ use crate::{
     members::{Desired, Members},
     nodes::Nodes,
     plan::{Peer, Segment, Underlay, peer},
-    state::{HostState, Key},
+    state::{Features, Filter, HostState, Key, Object},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weft_model::{Endpoint, EndpointId, MacAddr, NetworkId, NodeId, Snapshot, Touched, Vni};
@@ -29,7 +29,7 @@ pub struct Planner {
     /// A node has changed, or a network has come or gone: see [`Planner::plan_link_peers`].
     link_peers_due: bool,
     desired: Desired,
-    with_groups: bool,
+    features: Features,
 }
 
 impl Planner {
@@ -45,14 +45,14 @@ impl Planner {
             outside: BTreeMap::new(),
             link_peers_due: false,
             desired: Desired::default(),
-            with_groups: true,
+            features: Features::default(),
         }
     }
 
-    /// The same for a kernel that cannot tell multicast groups apart: multicast is flooded there as broadcast is.
+    /// The same for a kernel with these features: objects that it cannot have are left out.
     #[must_use]
-    pub fn without_groups(self) -> Self {
-        Self { with_groups: false, ..self }
+    pub fn for_kernel(self, features: Features) -> Self {
+        Self { features, ..self }
     }
 
     /// What the kernel should hold: [`crate::plan`] of the snapshot last seen.
@@ -287,18 +287,25 @@ impl Planner {
         if endpoints.values().all(|endpoint| endpoint.node != self.this) {
             return;
         }
-        let mut members = Members::new(underlay, segment, self.with_groups, &mut self.desired);
+        let mut members = Members::new(underlay, segment, self.features.groups, &mut self.desired);
         for (endpoint, record) in endpoints {
             members.put(underlay, endpoint, Some(record), snapshot.groups.get(id), &mut self.desired);
         }
         self.members.insert(id.clone(), members);
         self.link_peers_due = true;
+        self.plan_filter();
     }
 
     fn withdraw(&mut self, id: &NetworkId) {
         if let Some(members) = self.members.remove(id) {
             members.withdraw(&mut self.desired);
             self.link_peers_due = true;
+            self.plan_filter();
         }
+    }
+
+    fn plan_filter(&mut self) {
+        let needed = self.features.filter && !self.members.is_empty();
+        self.desired.set(Key::Filter, needed.then_some(Object::Filter(Filter { sound: true })));
     }
 }

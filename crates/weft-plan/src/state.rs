@@ -14,6 +14,8 @@ pub type HostState = BTreeMap<Key, Object>;
 /// Which object. The order is the order of creation: an object depends only on ones before it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
+    /// The rules for what leaves the overlay namespace by VXLAN devices; they are there once at most.
+    Filter,
     /// A network's bridge.
     Bridge(Vni),
     /// A network's VXLAN device, a port of its bridge.
@@ -52,13 +54,14 @@ impl Key {
             | Self::Neighbour(vni, _)
             | Self::Group(vni, ..)
             | Self::Direct(vni, _) => Some(*vni),
-            Self::LinkPeer(_) | Self::Gateway | Self::GatewayPort(_) => None,
+            Self::Filter | Self::LinkPeer(_) | Self::Gateway | Self::GatewayPort(_) => None,
         }
     }
 
     /// The kind of object, in the words of status and metrics.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Filter => "filter",
             Self::Bridge(_) => "bridge",
             Self::Vxlan(_) => "vxlan",
             Self::Port(..) => "port",
@@ -78,6 +81,7 @@ impl fmt::Display for Key {
     /// `fdb 02:42:0a:00:00:02 (VNI 4096)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Filter => f.write_str("filter"),
             Self::Bridge(vni) => write!(f, "bridge {}", bridge_name(*vni)),
             Self::Vxlan(vni) => write!(f, "vxlan {}", vxlan_name(*vni)),
             Self::Port(vni, device) => write!(f, "port {device} (VNI {vni})"),
@@ -116,6 +120,8 @@ pub(crate) fn keys_of(state: &HostState, vni: Vni) -> impl Iterator<Item = &Key>
 /// An object's attributes. Its kind is its key's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
+    /// See [`Key::Filter`].
+    Filter(Filter),
     /// See [`Key::Bridge`].
     Bridge(Bridge),
     /// See [`Key::Vxlan`].
@@ -138,6 +144,14 @@ pub enum Object {
     Gateway(Gateway),
     /// See [`Key::GatewayPort`].
     GatewayPort(GatewayPort),
+}
+
+/// What may not leave by VXLAN devices: IGMP and MLD, since every host's bridges are the queriers for their own ports. Two queriers
+/// that hear one another fall silent in turn, and memberships end meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter {
+    /// Whether the rules are what they should be.
+    pub sound: bool,
 }
 
 /// A network's bridge: nothing learned, no STP. It snoops who is a member of which multicast group, and asks for that
@@ -277,6 +291,21 @@ pub struct Published {
     pub port: PublishedPort,
     /// The sandbox's address on the gateway.
     pub to: IpAddr,
+}
+
+/// What a kernel can do that not every kernel can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// VXLAN devices tell multicast groups apart (Linux 6.4). Without it multicast is flooded as broadcast is.
+    pub groups: bool,
+    /// There is a packet filter for bridges (nftables). Without it bridges do not snoop, and all multicast is flooded.
+    pub filter: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { groups: true, filter: true }
+    }
 }
 
 /// One change to the kernel.

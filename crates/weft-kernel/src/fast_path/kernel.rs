@@ -2,16 +2,17 @@
 
 use super::{Counters, plane::Plane, uplink::Uplink};
 use crate::{
-    Kernel, KernelError, Linux, LinuxOptions, Namespace,
+    Kernel, KernelError, Linux, LinuxOptions, Namespace, Snooped,
     events::{self, Events},
 };
 use async_trait::async_trait;
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
-use weft_model::DirectLink;
-use weft_plan::{HostState, Op};
+use weft_model::{DirectLink, Vni};
+use weft_plan::{Features, HostState, Op};
 
 /// The kernel of the host whose namespace the daemon runs in, with the fast path.
 pub struct FastPath {
@@ -78,6 +79,18 @@ impl Kernel for FastPath {
 
     async fn direct_link(&self, vtep: IpAddr) -> Result<Option<DirectLink>, KernelError> {
         self.on_plane("look for the link", move |plane| Uplink::direct_link(&mut plane.host, vtep)).await?
+    }
+
+    fn features(&self) -> Features {
+        self.linux.features()
+    }
+
+    async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
+        self.linux.memberships().await
+    }
+
+    async fn memberships_changed(&self) -> Result<(), KernelError> {
+        self.linux.memberships_changed().await
     }
 
     async fn counters(&self) -> Result<Option<Counters>, KernelError> {

@@ -159,7 +159,8 @@ impl Plane {
                 // It may be another network's by now.
                 if of.is_some_and(|of| of != vni) { Ok(()) } else { self.maps.directs.remove(key) }
             }
-            Key::LinkPeer(_) | Key::Gateway | Key::GatewayPort(_) => Ok(()),
+            // Multicast is the kernel's.
+            Key::Filter | Key::Group(..) | Key::LinkPeer(_) | Key::Gateway | Key::GatewayPort(_) => Ok(()),
         }
     }
 

@@ -40,6 +40,7 @@ impl Family {
             Self::Inet => 1,
             Self::Ip => 2,
             Self::Ip6 => 10,
+            Self::Bridge => 7,
         }
     }
 }
@@ -162,7 +163,7 @@ pub(super) fn expressions<P: Pusher>(
 }
 
 fn term<P: Pusher>(list: PushExprListAttrs<P>, family: Family, term: &Term) -> PushExprListAttrs<P> {
-    use CmpOps::{Eq, Gte, Lte, Neq};
+    use CmpOps::{Eq, Neq};
     let by_address = |list, net: &IpNet, offsets: (u32, u32), op| {
         let list = if family == Family::Inet { is_ipv4(list, net.addr().is_ipv4()) } else { list };
         address(list, net, offsets, op)
@@ -185,14 +186,13 @@ fn term<P: Pusher>(list: PushExprListAttrs<P>, family: Family, term: &Term) -> P
         }
         Term::IsIpv4(v4) => is_ipv4(list, *v4),
         Term::Protocol(protocol) => compare(meta(list, MetaKeys::L4Proto), Eq, &[*protocol as u8]),
+        Term::IcmpType(types) => {
+            let list = payload(list, PayloadBase::TransportHeader, 0, 1);
+            within(list, [*types.start()], [*types.end()])
+        }
         Term::DestinationPort(ports) => {
             let list = payload(list, PayloadBase::TransportHeader, 2, 2);
-            let (first, end) = (ports.start().to_be_bytes(), ports.end().to_be_bytes());
-            if first == end {
-                compare(list, Eq, &first)
-            } else {
-                compare(compare(list, Gte, &first), Lte, &end)
-            }
+            within(list, ports.start().to_be_bytes(), ports.end().to_be_bytes())
         }
         Term::Input(name) => compare(meta(list, MetaKeys::Iifname), Eq, &interface(name)),
         Term::InputNot(name) => compare(meta(list, MetaKeys::Iifname), Neq, &interface(name)),
@@ -296,6 +296,18 @@ fn compare<P: Pusher>(list: PushExprListAttrs<P>, op: CmpOps, value: &[u8]) -> P
         .end_nested()
         .end_nested()
         .end_nested()
+}
+
+fn within<P: Pusher, const N: usize>(
+    list: PushExprListAttrs<P>,
+    first: [u8; N],
+    last: [u8; N],
+) -> PushExprListAttrs<P> {
+    if first == last {
+        compare(list, CmpOps::Eq, &first)
+    } else {
+        compare(compare(list, CmpOps::Gte, &first), CmpOps::Lte, &last)
+    }
 }
 
 fn verdict<P: Pusher>(list: PushExprListAttrs<P>, verdict: &Verdict) -> PushExprListAttrs<P> {

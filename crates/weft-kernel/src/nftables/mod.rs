@@ -25,6 +25,8 @@ pub enum Family {
     Ip,
     /// IPv6.
     Ip6,
+    /// Frames of any kind that a bridge forwards, takes in or sends.
+    Bridge,
 }
 
 /// How long a table is there.
@@ -179,8 +181,10 @@ pub enum Term {
     DestinationIsLocal,
     /// The packet is of this address family (where the table sees both).
     IsIpv4(bool),
-    /// The protocol above IP.
+    /// The protocol above IP, and above IPv6's extension headers. In tables of bridges, of frames that are IP.
     Protocol(Protocol),
+    /// The ICMP message's type is in this range. Wants a [`Term::Protocol`] before it.
+    IcmpType(RangeInclusive<u8>),
     /// The destination port is in this range. Wants a [`Term::Protocol`] before it.
     DestinationPort(RangeInclusive<u16>),
     /// It came in by this interface.
@@ -215,13 +219,17 @@ pub mod ct {
     pub const NEW: u32 = 8;
 }
 
-/// Protocols above IP that have ports; the numbers are IANA's.
+/// Protocols above IP; the numbers are IANA's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Protocol {
+    /// IGMP.
+    Igmp = 2,
     /// TCP.
     Tcp = 6,
     /// UDP.
     Udp = 17,
+    /// ICMPv6.
+    Icmpv6 = 58,
     /// SCTP.
     Sctp = 132,
 }

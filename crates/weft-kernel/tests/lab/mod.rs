@@ -7,7 +7,7 @@ pub mod relay;
 pub mod traffic;
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -16,11 +16,16 @@ use std::{
 use weft_kernel::{FastPath, Kernel, Linux, LinuxOptions, Namespace, fast_path};
 use weft_model::{MacAddr, Mtu, Vni, vxlan_overhead};
 use weft_plan::{
-    Bridge, FarEndSandbox, Fdb, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan, bridge_name,
-    diff, model_kernel::as_observed, vxlan_name,
+    Bridge, FarEndSandbox, Fdb, Filter, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd, Vxlan,
+    bridge_name, diff, model_kernel::as_observed, vxlan_name,
 };
 
 pub const UDP_PORT: u16 = 4789;
+pub const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+pub const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// What the other host's container is said to be a member of.
+pub const GROUPS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(239, 1, 1, 1)), IpAddr::V6(Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 1))];
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Whether these tests can run here. Where they cannot they say so loudly, and in CI they fail.
@@ -196,6 +201,7 @@ impl Host {
         let fdb = |port: String, vtep| Object::Fdb(Fdb { port: Some(port), vtep });
         let neighbour = || Object::Neighbour(Neighbour { mac: remote.mac });
         HostState::from([
+            (Key::Filter, Object::Filter(Filter { sound: true })),
             (Key::Bridge(vni), Object::Bridge(Bridge { mac: mac(0), mtu, up: true })),
             (Key::Vxlan(vni), Object::Vxlan(vxlan)),
             (Key::Port(vni, local.port.clone()), Object::Port(port)),
@@ -204,6 +210,10 @@ impl Host {
             (Key::Fdb(vni, remote.mac), fdb(vxlan_name(vni), Some(peer.vtep))),
             (Key::Neighbour(vni, remote.v4), neighbour()),
             (Key::Neighbour(vni, remote.v6), neighbour()),
+            (Key::Group(vni, V4_ANY, V4_ANY), Object::Group),
+            (Key::Group(vni, V6_ANY, V4_ANY), Object::Group),
+            (Key::Group(vni, GROUPS[0], peer.vtep), Object::Group),
+            (Key::Group(vni, GROUPS[1], peer.vtep), Object::Group),
         ])
     }
 

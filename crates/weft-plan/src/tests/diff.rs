@@ -2,8 +2,8 @@
 
 use super::cluster::{ip, seen, vni};
 use crate::{
-    Bridge, Direct, Fdb, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port, PortFarEnd,
-    Vxlan, diff, is_as_desired, model_kernel::apply_ops, vxlan_name,
+    Bridge, Direct, Fdb, Filter, Gateway, GatewayPort, HostState, Key, Neighbour, Object, Op, Port,
+    PortFarEnd, Vxlan, diff, is_as_desired, model_kernel::apply_ops, vxlan_name,
 };
 use proptest::prelude::*;
 use std::{collections::BTreeSet, net::IpAddr};
@@ -56,6 +56,7 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
         2 => (vni.clone(), 0..3u8, prop::sample::select(vec!["192.0.2.2", "0.0.0.0"])).prop_map(|(vni, g, vtep)| {
             (Key::Group(vni, std::net::IpAddr::from([239, 1, 1, g]), ip(vtep)), Object::Group)
         }),
+        1 => mostly.prop_map(|sound| (Key::Filter, Object::Filter(Filter { sound }))),
         2 => (any::<bool>(), mostly).prop_map(|(second, sound)| {
             let subnets = [if second { "10.213.0.0/20" } else { "10.213.16.0/20" }.parse().unwrap()].into();
             (Key::Gateway, Object::Gateway(Gateway { subnets, published: BTreeSet::new(), sound }))
@@ -89,6 +90,7 @@ fn any_plan() -> impl Strategy<Value = HostState> {
                 Object::Bridge(bridge) => bridge.up = true,
                 Object::Vxlan(vxlan) => (vxlan.up, vxlan.bridged) = (true, true),
                 Object::Port(port) => (port.up, port.bridged) = (true, true),
+                Object::Filter(filter) => filter.sound = true,
                 Object::Gateway(gateway) => gateway.sound = true,
                 Object::GatewayPort(port) => port.up = true,
                 _ => {}
@@ -113,7 +115,8 @@ fn possible(wild: HostState) -> HostState {
         };
         let bridge = state.contains_key(&Key::Bridge(vni));
         let can_be = match &mut object {
-            Object::Bridge(_)
+            Object::Filter(_)
+            | Object::Bridge(_)
             | Object::Direct(_)
             | Object::LinkPeer(_)
             | Object::Gateway(_)
@@ -237,7 +240,10 @@ proptest! {
 }
 
 fn is_device(key: &Key) -> bool {
-    matches!(key, Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_))
+    matches!(
+        key,
+        Key::Filter | Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Gateway | Key::GatewayPort(_)
+    )
 }
 
 /// The bridge ports that an FDB entry names, in the operation or in what was there before.

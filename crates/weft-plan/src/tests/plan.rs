@@ -2,7 +2,8 @@
 
 use super::cluster::{endpoint, id, ip, network, node, snapshot, vni};
 use crate::{
-    Bridge, FarEndSandbox, Fdb, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, describe_holder, plan,
+    Bridge, FarEndSandbox, Fdb, Filter, Key, Neighbour, Object, Port, PortFarEnd, Vxlan, describe_holder,
+    plan,
 };
 use weft_model::{
     AddressClaim, ClaimKind, Container, Endpoint, MacAddr, Mtu, Network, Node, NodeId, Sandbox, Snapshot, Tap,
@@ -19,7 +20,8 @@ fn this() -> NodeId {
 /// The keys of a plan, without the devices that every network has.
 fn entries(snapshot: &Snapshot) -> Vec<String> {
     let state = plan(snapshot, &this());
-    let keys = state.keys().filter(|k| !matches!(k, Key::Bridge(_) | Key::Vxlan(_) | Key::Group(..)));
+    let keys =
+        state.keys().filter(|k| !matches!(k, Key::Filter | Key::Bridge(_) | Key::Vxlan(_) | Key::Group(..)));
     keys.map(ToString::to_string).collect()
 }
 
@@ -31,6 +33,7 @@ fn one_endpoint_here_and_one_there_make_exactly_this_state() {
     let device = MacAddr::for_device(4096);
     let (here, there) = (endpoint(2, 1, 0), endpoint(3, 1, 1));
     let expected = [
+        (Key::Filter, Object::Filter(Filter { sound: true })),
         (Key::Bridge(vni), Object::Bridge(Bridge { mac: device, mtu, up: true })),
         (
             Key::Vxlan(vni),

@@ -4,7 +4,7 @@ use super::cluster::{
     Step, endpoint, id, memberships, network, node, put_endpoint, put_groups, put_network, put_node, seen,
     snapshot, step,
 };
-use crate::{HostState, Key, Op, Planner, diff, diff_keys, model_kernel::apply_ops, plan};
+use crate::{Features, HostState, Key, Op, Planner, diff, diff_keys, model_kernel::apply_ops, plan};
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 use weft_model::{Endpoint, Node, NodeId, Revision, Snapshot};
@@ -158,7 +158,10 @@ fn the_last_endpoint_here_takes_the_network_with_it_and_only_devices_need_removi
     assert!(planner.desired().is_empty());
     let removed: Vec<String> =
         diff_keys(planner.desired(), &kernel, &keys).iter().map(|op| op.key().to_string()).collect();
-    assert_eq!(removed, ["port weft-0000000000 (VNI 4096)", "vxlan weft-vx4096", "bridge weft-br4096"]);
+    assert_eq!(
+        removed,
+        ["port weft-0000000000 (VNI 4096)", "vxlan weft-vx4096", "bridge weft-br4096", "filter"]
+    );
 }
 
 #[test]
@@ -197,12 +200,13 @@ fn a_membership_costs_one_entry_however_many_others_there_are() {
 }
 
 #[test]
-fn where_the_kernel_has_no_groups_none_are_planned() {
+fn what_the_kernel_cannot_have_is_not_planned() {
     let (mut snapshot, _) = large(10);
     put_groups(&mut snapshot, 1, 1, Some(&memberships(&["239.1.1.1"])));
-    let mut planner = Planner::new(this()).without_groups();
+    let mut planner = Planner::new(this()).for_kernel(Features { groups: false, filter: false });
     planner.reset(&snapshot);
-    let (mut expected, is_group) = (plan(&snapshot, &this()), |key: &Key| matches!(key, Key::Group(..)));
+    let (mut expected, is_group) =
+        (plan(&snapshot, &this()), |key: &Key| matches!(key, Key::Group(..) | Key::Filter));
     assert!(expected.keys().any(is_group));
     expected.retain(|key, _| !is_group(key));
     assert_eq!(planner.desired(), &expected);
