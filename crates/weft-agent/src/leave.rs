@@ -6,7 +6,7 @@ use weft_model::schema;
 use weft_store::Txn;
 
 impl Agent {
-    /// Removes this node's endpoints, its claims, its engines' bindings and its record; then the daemon ends and takes
+    /// Removes this node's endpoints, its claims, its engines' bindings, its record and what it told of multicast groups; then the daemon ends and takes
     /// its kernel objects with it (see [`crate::Running::stop`]). The state directory stays.
     pub async fn leave(&self) -> Result<(), AgentError> {
         let (endpoints, claims, bindings) = self.read(|s| {
@@ -35,6 +35,10 @@ impl Agent {
         let node = &self.0.node;
         let txn = Txn::new().delete(schema::node_key(node)).delete(schema::alive_key(node));
         self.0.store.commit(txn).await?;
+        // None is written any more without the node's record.
+        for network in self.0.view.followed.all() {
+            self.0.store.commit(Txn::new().delete(schema::groups_key(&network, node))).await?;
+        }
         Ok(())
     }
 }

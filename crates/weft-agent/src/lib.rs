@@ -18,6 +18,7 @@ mod followed;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gc;
+mod groups;
 mod known;
 mod leave;
 mod leftovers;

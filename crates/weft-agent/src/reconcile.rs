@@ -91,11 +91,12 @@ impl Reconciler {
     ) -> (Self, watch::Receiver<Reconciled>) {
         let (done, receiver) = watch::channel(Reconciled::default());
         let now = Instant::now();
+        let planner = Planner::new(this).for_kernel(kernel.features());
         let reconciler = Self {
             view,
             kernel,
             interval,
-            planner: Planner::new(this),
+            planner,
             believed: HostState::new(),
             adopted: false,
             deaf: false,

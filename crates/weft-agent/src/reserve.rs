@@ -85,7 +85,8 @@ impl Agent {
             for id in &followed {
                 let claims = s.addresses.get(id).unwrap_or(&none);
                 let used = last_used.contains_key(id);
-                if used || claims.values().any(|c| c.node == self.0.node) {
+                let tells_groups = s.groups.get(id).is_some_and(|all| all.contains_key(&self.0.node));
+                if used || tells_groups || claims.values().any(|c| c.node == self.0.node) {
                     needed.insert(id.clone());
                 }
                 let Some(network) = s.networks.get(id) else { continue };

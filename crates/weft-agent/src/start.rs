@@ -5,7 +5,7 @@ use crate::{
     agent::{Inner, LISTING_TIMEOUT},
     api, cache, follow,
     followed::Followed,
-    leftovers, membership,
+    groups, leftovers, membership,
     moving::{self, Moving, Opener},
     outbox::Outbox,
     reconcile::Reconciler,
@@ -175,6 +175,7 @@ where
     spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
     spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));
+    spawn(&tasks, groups::keep(agent.clone(), shutdown.clone()));
     if let Some((domain, done)) = inner.options.dns_domain.clone().zip(inner.names_served.clone()) {
         spawn(&tasks, resolvers::keep(agent.clone(), domain, done, shutdown.clone()));
     }

@@ -70,6 +70,7 @@ impl Agent {
                 nodes_alive: s.nodes.keys().filter(|id| s.alive.contains_key(*id)).count(),
                 endpoints: s.endpoints.values().map(BTreeMap::len).sum(),
                 datapath: self.0.datapath.clone(),
+                multicast: self.multicast(),
                 drops: BTreeMap::new(),
                 kernel_objects: reconciled.objects,
                 problems,

@@ -7,5 +7,6 @@ mod coincidences;
 mod drift;
 mod followed;
 mod gc;
+mod groups;
 mod moves;
 mod networks;

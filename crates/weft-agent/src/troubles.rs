@@ -16,6 +16,8 @@ pub(crate) enum Subject {
     Snapshot,
     /// The name servers in the sandboxes.
     Names,
+    /// The multicast groups of the endpoints here.
+    Groups,
 }
 
 /// The troubles there are, one a subject.

@@ -11,7 +11,7 @@ use lab::{
 };
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::Duration,
 };
@@ -149,7 +149,7 @@ async fn broadcast_and_multicast_arrive_by_the_kernels_path() {
         return;
     }
     let (a, b, _) = one_network_with(false, BOTH).await;
-    let group = Ipv4Addr::new(239, 1, 2, 3);
+    let IpAddr::V4(group) = lab::GROUPS[0] else { panic!("not an IPv4 group") };
     let server = socket(&b.container, (Ipv4Addr::UNSPECIFIED, 0));
     server.join_multicast_v4(&group, &Ipv4Addr::new(10, 77, 0, 2)).unwrap();
     let port = server.local_addr().unwrap().port();

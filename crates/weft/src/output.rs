@@ -252,6 +252,7 @@ pub fn status(status: &Status, now: UnixSeconds) -> String {
     );
     facts.add("data path", &status.datapath);
     facts.add("direct", direct(node));
+    facts.add("multicast", &status.multicast);
     let drops: Vec<_> = status.drops.iter().filter(|(_, n)| **n > 0).collect();
     if !drops.is_empty() {
         let reasons = drops.iter().map(|(reason, n)| format!("{n} frames ({reason})"));

@@ -89,6 +89,7 @@ fn fine() -> Status {
         nodes_alive: 2,
         endpoints: 3,
         datapath: "ebpf".to_owned(),
+        multicast: "to the hosts of members".to_owned(),
         drops: std::collections::BTreeMap::new(),
         kernel_objects: 14,
         problems: vec![],

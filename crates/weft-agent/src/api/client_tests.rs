@@ -146,6 +146,7 @@ async fn answers_arrive_as_they_were_sent() {
         nodes: 1,
         nodes_alive: 1,
         endpoints: 0,
+        multicast: String::new(),
         datapath: "ebpf".to_owned(),
         drops: std::collections::BTreeMap::new(),
         kernel_objects: 0,

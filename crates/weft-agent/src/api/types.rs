@@ -306,6 +306,9 @@ pub struct Status {
     pub endpoints: usize,
     /// How frames are carried on this host: `ebpf`, or `kernel` with the reason.
     pub datapath: String,
+    /// How multicast goes to other hosts, in words.
+    #[serde(default)]
+    pub multicast: String,
     /// Frames that the programs had to drop since they were first loaded, by reason; empty where none count.
     pub drops: BTreeMap<String, u64>,
     /// Objects that this host's kernel should hold.

@@ -5,7 +5,7 @@ use crate::{
     api::NetworkSpec,
     follow,
     followed::Followed,
-    membership,
+    groups, membership,
     moving::{self, Moving, Opener},
     outbox::Outbox,
     reserve,
@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     path::Path,
     sync::{
         Arc, Mutex,
@@ -25,8 +26,10 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use weft_kernel::{Kernel, KernelError};
-use weft_model::{Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Revision, Sandbox, Snapshot};
+use weft_kernel::{Kernel, KernelError, Snooped};
+use weft_model::{
+    Container, EndpointId, Mtu, Network, NetworkId, Node, NodeId, Revision, Sandbox, Snapshot, Vni,
+};
 use weft_plan::{HostState, Key, Op, model_kernel};
 use weft_store::{
     Embedded, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, StoreOptions, StoreUrl, Txn,
@@ -39,6 +42,8 @@ pub(crate) struct ModelKernel {
     state: Mutex<HostState>,
     refused_kind: Mutex<Option<&'static str>>,
     changed: Notify,
+    snooped: Mutex<BTreeMap<Vni, Snooped>>,
+    memberships_changed: Notify,
 }
 
 impl ModelKernel {
@@ -50,6 +55,12 @@ impl ModelKernel {
     pub(crate) fn meddle(&self, meddle: impl FnOnce(&mut HostState)) {
         meddle(&mut self.state.lock().unwrap());
         self.changed.notify_one();
+    }
+
+    /// Its bridge knows that endpoints here are members of these groups, and of no others.
+    pub(super) fn joined(&self, vni: Vni, groups: BTreeSet<IpAddr>) {
+        self.snooped.lock().unwrap().insert(vni, Snooped { groups, complete: true });
+        self.memberships_changed.notify_one();
     }
 
     /// From now on refuses to make objects of this kind.
@@ -80,6 +91,15 @@ impl Kernel for ModelKernel {
 
     async fn changed(&self) -> Result<(), KernelError> {
         self.changed.notified().await;
+        Ok(())
+    }
+
+    async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
+        Ok(self.snooped.lock().unwrap().clone())
+    }
+
+    async fn memberships_changed(&self) -> Result<(), KernelError> {
+        self.memberships_changed.notified().await;
         Ok(())
     }
 }
@@ -243,6 +263,7 @@ impl Cluster {
         )
         .await;
         tasks.spawn(reserve::keep(agent.clone(), shutdown.clone()));
+        tasks.spawn(groups::keep(agent.clone(), shutdown.clone()));
         tasks.spawn(moving::follow_marks(moving, agent.clone(), shutdown.clone()));
         Host { cable, agent, kernel, shutdown }
     }
