@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
-use weft_e2e::{datapath, eventually, lab, options_with_etcd, seen, traffic::within};
+use weft_e2e::{datapath, eventually, lab, one_more, options, options_with_etcd, seen, traffic::within};
 use weft_lab::{Capture, Container, Daemon, Fixture, Frame, LabOptions, figures};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(239, 1, 1, 1));
@@ -258,4 +258,101 @@ fn what_others_spoil_is_repaired_and_members_hear_on() {
     });
     let frames = on_the_wire(&lab, 2, || send(from, V4, 20));
     assert_eq!(of_group(&frames, V4), 0);
+}
+
+/// Sends to a group as fast as it goes for this long; how many datagrams.
+fn flood(from: &Container, group: IpAddr, time: Duration) -> u64 {
+    let socket = sender(from, group.is_ipv4());
+    let text = [MARK, group.to_string().as_bytes()].concat();
+    let (mut sent, until) = (0, Instant::now() + time);
+    while Instant::now() < until {
+        // A full queue is no failure of a flood.
+        sent += u64::from(socket.send_to(&text, SocketAddr::new(group, PORT)).is_ok());
+    }
+    sent
+}
+
+/// Frames of this host that were dropped because their sender was above its rate.
+fn dropped(daemon: &Daemon) -> u64 {
+    daemon.status().unwrap()["drops"]["broadcast or multicast above the sender's rate"].as_u64().unwrap()
+}
+
+#[test]
+fn a_flood_of_one_container_is_cut_and_counted_and_others_send_on() {
+    let subnets = vec!["10.0.0.0/24".to_owned(), "fd00:10::/64".to_owned()];
+    let Some(mut lab) = lab(LabOptions { subnets, containers: 2, ..options("flood") }) else { return };
+    let (h1, h2) = (lab.daemon("h1").unwrap().clone(), lab.daemon("h2").unwrap().clone());
+    let container = |name: &str| lab.container(name).unwrap().clone();
+    let (loud, quiet, there) = (container("h1/c1"), container("h1/c2"), container("h2/c1"));
+    let link_local: IpAddr = "224.0.0.251".parse().unwrap();
+    let broadcast: IpAddr = "10.0.0.255".parse().unwrap();
+    let member = member(&there, &[link_local]);
+    for group in [link_local, broadcast] {
+        let before = dropped(&h1);
+        let time = Duration::from_secs(2);
+        let mut sent = 0;
+        let frames = on_the_wire(&lab, 1, || {
+            std::thread::scope(|scope| {
+                let flooding = scope.spawn(|| flood(&loud, group, time));
+                // Of the other container nothing is cut meanwhile. (A machine that is full of work loses a frame now and then.)
+                let frames = on_the_wire_of(&lab, &quiet, 200);
+                assert!(frames > 180, "{frames} of 200, while {group} is flooded");
+                sent = flooding.join().unwrap();
+            });
+        });
+        // One second's worth at once, and one for each second.
+        let crossed = of_group(&frames, group) as u64;
+        assert!(sent > 40_000, "{sent} are no flood");
+        assert!((10_000..35_000).contains(&crossed), "{crossed} of {sent} to {group} crossed");
+        assert!(dropped(&h1) - before >= sent - crossed - 1000, "{} of {sent}", dropped(&h1) - before);
+    }
+    drop(member);
+    assert_eq!(dropped(&h2), 0);
+    assert!(h1.weft(&["status"]).unwrap().contains("above the sender's rate"));
+
+    // A network with a rate of its own, and one without any.
+    for (name, rate, subnet) in [("slow", "50", "10.1.0.0/24"), ("any", "0", "10.2.0.0/24")] {
+        let option = format!("weft.multicast-rate={rate}");
+        h1.weft(&["network", "create", "--subnet", subnet, "-o", &option, name]).unwrap();
+        let mut pair = [one_more(&mut lab, "h1", 11), one_more(&mut lab, "h2", 11)];
+        pair[0].attach(&h1, name, &[]).unwrap();
+        pair[1].attach(&h2, name, &[]).unwrap();
+        let before = dropped(&h1);
+        let [near, far] = &pair;
+        let heard = self::member(far, &[link_local]);
+        until_it_arrives(near, link_local, &heard);
+        let frames = on_the_wire(&lab, 1, || send(near, link_local, 1000));
+        let crossed = of_group(&frames, link_local);
+        if rate == "0" {
+            // The capture may end before the last one.
+            assert!(crossed >= 990, "{crossed}");
+            assert_eq!(dropped(&h1), before);
+        } else {
+            assert!((50..200).contains(&crossed), "{crossed}");
+            assert!(dropped(&h1) - before >= 800);
+        }
+        for (container, daemon) in pair.iter_mut().zip([&h1, &h2]) {
+            container.detach(daemon, name).unwrap();
+        }
+    }
+    for bad in ["-1", "many", "10000001"] {
+        let refused =
+            h1.output(&["network", "create", "-o", &format!("weft.multicast-rate={bad}"), "x"]).unwrap();
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("frames a second"), "{bad}");
+    }
+}
+
+/// How many of so many datagrams of this container, sent over a second or so, reach host 2.
+fn on_the_wire_of(lab: &Fixture, from: &Container, count: u32) -> usize {
+    let group: IpAddr = "224.0.0.250".parse().unwrap();
+    let file = lab.dir().join("quiet.pcap");
+    let capture =
+        Capture::start(&lab.hosts[1].namespace, "eth0", "udp port 4789 and inbound", &file).unwrap();
+    let socket = sender(from, true);
+    let text = [MARK, group.to_string().as_bytes()].concat();
+    for _ in 0..count {
+        socket.send_to(&text, SocketAddr::new(group, PORT)).unwrap();
+        std::thread::sleep(Duration::from_millis(4));
+    }
+    of_group(&capture.stop().unwrap(), group)
 }

@@ -150,11 +150,14 @@ fn settle(value: &mut Value, identities: bool) {
     }
 }
 
-/// The keys of all records in etcd, without the addresses that hosts hold ahead: those come and go by themselves.
+/// The keys of all records in etcd, without the addresses that hosts hold ahead and what they tell of multicast groups: those
+/// come and go by themselves.
 pub fn records(etcd: &Etcd) -> BTreeSet<String> {
     let all = etcd.ctl(&["get", "--prefix", ""]).unwrap();
     let lines: Vec<&str> = all.lines().collect();
-    let records = lines.chunks_exact(2).filter(|record| !record[1].contains("\"kind\":\"reserved\""));
+    let by_itself =
+        |record: &&[&str]| record[1].contains("\"kind\":\"reserved\"") || record[0].contains("/groups/");
+    let records = lines.chunks_exact(2).filter(|record| !by_itself(record));
     records.map(|record| record[0].to_owned()).collect()
 }
 

@@ -4,7 +4,8 @@ use crate::{Agent, AgentError, api::NetworkSpec};
 use ipnet::{IpNet, Ipv6Net};
 use std::{collections::BTreeMap, net::Ipv6Addr};
 use weft_model::{
-    AddressDriver, Binding, Endpoint, Network, NetworkId, NetworkName, Revision, Snapshot, Subnet, encode,
+    AddressDriver, Binding, Endpoint, MulticastRate, Network, NetworkId, NetworkName, Revision, Snapshot,
+    Subnet, encode,
     schema::{self, Removing},
     unix_now,
 };
@@ -26,6 +27,7 @@ impl Agent {
             Subnet::validate_all(&spec.subnets)?;
         }
         check_mtu(&spec)?;
+        check_rate(&spec)?;
         let id = NetworkId::random();
         for _ in 0..ATTEMPTS {
             // All direct networks until that one are known then; who makes another before this one is there changes it.
@@ -375,6 +377,12 @@ fn check_mtu(spec: &NetworkSpec) -> Result<(), AgentError> {
         ))),
         _ => Ok(()),
     }
+}
+
+fn check_rate(spec: &NetworkSpec) -> Result<(), AgentError> {
+    let Some(text) = spec.options.get(MulticastRate::OPTION) else { return Ok(()) };
+    let checked = text.parse::<MulticastRate>().map(drop);
+    checked.map_err(|e| AgentError::Invalid(format!("option {}: {e}", MulticastRate::OPTION)))
 }
 
 /// `blue, 1a2b3c4d5e6f, made on node h1`

@@ -61,7 +61,7 @@ impl Host {
             (Key::Bridge(vni), Object::Bridge(want)) => bridge::ensure(self, *vni, want),
             (Key::Vxlan(vni), Object::Vxlan(want)) => vxlan::ensure(self, *vni, want),
             (Key::Port(vni, name), Object::Port(want)) => port::ensure(self, *vni, name, want),
-            (Key::Filter, Object::Filter(_)) => filter::ensure(self),
+            (Key::Filter, Object::Filter(want)) => filter::ensure(self, want),
             (Key::Gateway, Object::Gateway(want)) => gateway::ensure(self, want),
             (Key::GatewayPort(name), Object::GatewayPort(want)) => gateway::ensure_port(self, name, want),
             _ => Err(mismatch(key)),

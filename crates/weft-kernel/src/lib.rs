@@ -98,6 +98,12 @@ pub trait Kernel: Send + Sync + 'static {
         std::future::pending().await
     }
 
+    /// How many frames of the endpoints here were dropped because they went to many hosts and their sender was above its
+    /// network's rate; counted anew when rates change.
+    async fn above_the_rate(&self) -> Result<u64, KernelError> {
+        Ok(0)
+    }
+
     /// What was carried, where it is counted.
     async fn counters(&self) -> Result<Option<Counters>, KernelError> {
         Ok(None)

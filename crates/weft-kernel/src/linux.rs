@@ -86,6 +86,13 @@ impl Kernel for Linux {
         self.features
     }
 
+    async fn above_the_rate(&self) -> Result<u64, KernelError> {
+        self.on_host("count the frames above the rate", |host| {
+            if host.features.filter { filter::dropped(host) } else { Ok(0) }
+        })
+        .await?
+    }
+
     async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
         self.on_host("look at the multicast memberships", Host::memberships).await?
     }

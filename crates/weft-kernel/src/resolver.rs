@@ -105,6 +105,7 @@ fn table(port: u16) -> Table {
         family: Family::Ip,
         name: TABLE.to_owned(),
         lifetime: Lifetime::OfSocket,
+        sets: vec![],
         chains: vec![Chain { name: "names".to_owned(), hook, rules }],
     }
 }

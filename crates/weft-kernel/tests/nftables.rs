@@ -19,7 +19,8 @@ const POSTROUTING: Hook =
 
 fn table(family: Family, chains: Vec<(&str, Hook, Vec<Rule>)>) -> Table {
     let chains = chains.into_iter().map(|(name, hook, rules)| Chain { name: name.to_owned(), hook, rules });
-    Table { family, name: "weft".to_owned(), lifetime: Lifetime::Unlimited, chains: chains.collect() }
+    let lifetime = Lifetime::Unlimited;
+    Table { family, name: "weft".to_owned(), lifetime, sets: vec![], chains: chains.collect() }
 }
 
 fn name_service(address: &str, port: u16) -> Table {
@@ -217,4 +218,45 @@ fn a_rule_in_a_table_of_iptables_is_one_that_iptables_understands() {
     assert_eq!((ours.len(), chain.rules.len()), (2, 3));
     nftables.remove_rules(place, &ours).unwrap();
     assert_eq!(iptables("-S FORWARD"), "-P FORWARD DROP\n-A FORWARD -s 10.9.9.9/32 -j ACCEPT\n");
+}
+
+#[test]
+fn what_bridges_forward_is_told_apart_limited_and_counted() {
+    if !can_run("nft") {
+        return;
+    }
+    let netns = Netns::new("n");
+    let out = || Term::OutputLike("weft-vx".to_owned());
+    let rules = vec![
+        Rule::new([out(), Term::Protocol(Protocol::Igmp)], Verdict::Drop),
+        Rule::new([out(), Term::Protocol(Protocol::Icmpv6), Term::IcmpType(130..=132)], Verdict::Drop),
+        Rule::new(
+            [out(), Term::ToMany, Term::Above("senders".to_owned(), 100), Term::Counted],
+            Verdict::Drop,
+        ),
+    ];
+    let table = Table {
+        sets: vec!["senders".to_owned()],
+        ..table(Family::Bridge, vec![("forwarded", FORWARD, rules)])
+    };
+    let mut nftables = Nftables::open(&netns.namespace).unwrap();
+    // Twice: it takes its own place.
+    for _ in 0..2 {
+        nftables.replace(&table).unwrap();
+        let seen = nftables.observe(Family::Bridge, "weft").unwrap().unwrap();
+        assert!(table.is_as_seen(&seen), "{seen:?}");
+        let counted: Vec<_> = seen.chains[0].rules.iter().map(|rule| rule.packets).collect();
+        assert_eq!(counted, [None, None, Some(0)]);
+    }
+    let told = run(&format!("ip netns exec {} nft list table bridge weft", netns.name));
+    for words in [
+        "type filter hook forward priority 0; policy accept;",
+        "oifname \"weft-vx*\" meta l4proto igmp drop",
+        "oifname \"weft-vx*\" icmpv6 type 130-132 drop",
+        "update @senders { iif timeout 1m limit rate over 100/second burst 100 packets } counter packets 0 bytes 0 drop",
+    ] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    nftables.remove(Family::Bridge, "weft").unwrap();
+    assert_eq!(nftables.observe(Family::Bridge, "weft").unwrap(), None);
 }

@@ -1,6 +1,6 @@
 //! A network: one Ethernet segment across the hosts, and its addresses.
 
-use crate::{Mtu, NetworkId, NodeId, UnixSeconds, Vni};
+use crate::{Mtu, MulticastRate, NetworkId, NodeId, UnixSeconds, Vni};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -49,6 +49,12 @@ impl Network {
     /// Its name, or its short id while it has none.
     pub fn display_name(&self) -> &str {
         self.name.as_ref().map_or_else(|| self.id.short(), NetworkName::as_str)
+    }
+
+    /// What its endpoints may send to many at once. An option that cannot be read (none is taken so) counts as not given.
+    pub fn multicast_rate(&self) -> MulticastRate {
+        let option = self.options.get(MulticastRate::OPTION);
+        option.and_then(|text| text.parse().ok()).unwrap_or_default()
     }
 
     /// The subnet that holds `ip`.

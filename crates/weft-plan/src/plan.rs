@@ -25,7 +25,9 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
 };
-use weft_model::{Endpoint, EndpointId, MacAddr, Mtu, Network, Node, NodeId, Snapshot, UnixSeconds, Vni};
+use weft_model::{
+    Endpoint, EndpointId, MacAddr, Mtu, MulticastRate, Network, Node, NodeId, Snapshot, UnixSeconds, Vni,
+};
 
 /// The kernel state that `this` node should have.
 ///
@@ -48,7 +50,10 @@ pub fn plan(snapshot: &Snapshot, this: &NodeId) -> HostState {
         if endpoints.values().all(|e| e.node != *this) {
             continue;
         }
-        state.insert(Key::Filter, Object::Filter(Filter { sound: true }));
+        let filter = state.entry(Key::Filter).or_insert_with(|| Object::Filter(filter([])));
+        if let (Object::Filter(filter), Some((vni, rate))) = (filter, segment.own_rate()) {
+            filter.rates.insert(vni, rate);
+        }
         state.extend(underlay.devices(segment));
         direct |= segment.direct;
         let mut peers = BTreeMap::new();
@@ -89,6 +94,19 @@ pub(crate) struct Segment {
     pub mtu: Mtu,
     /// Packets have no outer headers where it can be. Never on a host that cannot at all.
     pub direct: bool,
+    pub rate: MulticastRate,
+}
+
+impl Segment {
+    /// Its rate, where that is not the default.
+    pub fn own_rate(&self) -> Option<(Vni, MulticastRate)> {
+        (self.rate != MulticastRate::default()).then_some((self.vni, self.rate))
+    }
+}
+
+/// The filter for networks with these rates.
+pub(crate) fn filter(rates: impl IntoIterator<Item = (Vni, MulticastRate)>) -> Filter {
+    Filter { rates: rates.into_iter().collect(), sound: true }
 }
 
 /// Another node that can be reached.
@@ -147,7 +165,8 @@ impl Underlay {
 
     pub fn segment(&self, network: &Network) -> Option<Segment> {
         let direct = network.direct && self.direct;
-        Some(Segment { vni: network.vni, mtu: network.mtu.or(self.mtu)?, direct })
+        let rate = network.multicast_rate();
+        Some(Segment { vni: network.vni, mtu: network.mtu.or(self.mtu)?, direct, rate })
     }
 
     /// The hosts on the link, where any network here is direct: what they send is taken also from endpoints that this host has not

@@ -4,8 +4,8 @@ use crate::{
     gateway::gateway,
     members::{Desired, Members},
     nodes::Nodes,
-    plan::{Peer, Segment, Underlay, peer},
-    state::{Features, Filter, HostState, Key, Object},
+    plan::{Peer, Segment, Underlay, filter, peer},
+    state::{Features, HostState, Key, Object},
 };
 use std::collections::{BTreeMap, BTreeSet};
 use weft_model::{Endpoint, EndpointId, MacAddr, NetworkId, NodeId, Snapshot, Touched, Vni};
@@ -306,6 +306,7 @@ impl Planner {
 
     fn plan_filter(&mut self) {
         let needed = self.features.filter && !self.members.is_empty();
-        self.desired.set(Key::Filter, needed.then_some(Object::Filter(Filter { sound: true })));
+        let rates = self.members.values().filter_map(|members| members.segment().own_rate());
+        self.desired.set(Key::Filter, needed.then(|| Object::Filter(filter(rates))));
     }
 }

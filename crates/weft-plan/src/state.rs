@@ -6,7 +6,7 @@ use std::{
     fmt,
     net::{IpAddr, Ipv4Addr},
 };
-use weft_model::{EndpointId, MacAddr, Mtu, PublishedPort, Vni};
+use weft_model::{EndpointId, MacAddr, Mtu, MulticastRate, PublishedPort, Vni};
 
 /// All kernel objects of weft's on one host: those that should be there, or those that were seen.
 pub type HostState = BTreeMap<Key, Object>;
@@ -146,10 +146,13 @@ pub enum Object {
     GatewayPort(GatewayPort),
 }
 
-/// What may not leave by VXLAN devices: IGMP and MLD, since every host's bridges are the queriers for their own ports. Two queriers
-/// that hear one another fall silent in turn, and memberships end meanwhile.
+/// What may not leave by VXLAN devices: IGMP and MLD, since every host's bridges are the queriers for their own ports (two that
+/// hear one another fall silent in turn, and memberships end meanwhile); and of broadcast and multicast what an endpoint sends
+/// above its network's rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {
+    /// The rates of the networks here that have another than the default.
+    pub rates: BTreeMap<Vni, MulticastRate>,
     /// Whether the rules are what they should be.
     pub sound: bool,
 }

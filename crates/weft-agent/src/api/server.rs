@@ -104,8 +104,12 @@ fn router(agent: Agent) -> Router {
         .with_state(agent)
 }
 
+/// Beside the reasons that the programs have.
+const ABOVE_THE_RATE: &str = "broadcast or multicast above the sender's rate";
+
 async fn status(State(agent): State<Agent>) -> Result<Json<Status>, AgentError> {
-    let drops = agent.statistics().await?.unwrap_or_default().drops;
+    let mut drops = agent.statistics().await?.unwrap_or_default().drops;
+    drops.insert(ABOVE_THE_RATE.to_owned(), agent.0.kernel.above_the_rate().await?);
     Ok(Json(Status { drops, ..agent.status() }))
 }
 

@@ -309,7 +309,7 @@ pub struct Status {
     /// How multicast goes to other hosts, in words.
     #[serde(default)]
     pub multicast: String,
-    /// Frames that the programs had to drop since they were first loaded, by reason; empty where none count.
+    /// Frames that had to be dropped, by reason: since the programs were first loaded, and since rates of multicast last changed.
     pub drops: BTreeMap<String, u64>,
     /// Objects that this host's kernel should hold.
     pub kernel_objects: usize,

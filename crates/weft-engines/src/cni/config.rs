@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
-use weft_model::{MacAddr, Mtu, PublishedPort, Subnet};
+use weft_model::{MacAddr, Mtu, MulticastRate, PublishedPort, Subnet};
 
 /// What the configuration says, checked as far as it can be without the daemon.
 // The flags are wishes, each independent of the others.
@@ -30,6 +30,8 @@ pub struct Config {
     pub direct: bool,
     /// Its MTU.
     pub mtu: Option<Mtu>,
+    /// What an endpoint may send to many hosts at once.
+    pub multicast_rate: Option<MulticastRate>,
     /// Lead containers out.
     pub outside: bool,
     /// Name the address of the way out first, for a `portmap` behind this plugin.
@@ -67,6 +69,7 @@ struct Raw {
     #[serde(default)]
     direct: bool,
     mtu: Option<u32>,
+    multicast_rate: Option<u32>,
     #[serde(default = "yes")]
     outside: bool,
     #[serde(default)]
@@ -161,6 +164,11 @@ impl Config {
             subnets: raw.subnets.into_iter().map(WrittenSubnet::into_subnet).collect(),
             internal: raw.internal,
             direct: raw.direct,
+            multicast_rate: raw
+                .multicast_rate
+                .map(|rate| rate.to_string().parse())
+                .transpose()
+                .map_err(|e| wrong(format!("multicastRate: {e}")))?,
             mtu: raw.mtu.map(Mtu::new).transpose().map_err(|e| wrong(format!("mtu: {e}")))?,
             outside: raw.outside,
             portmap: raw.portmap,
@@ -265,6 +273,7 @@ mod tests {
             (r#","ipam":{"type":"host-local"}"#, UNSUPPORTED_FIELD),
             (r#","prevResult":{"ips":1}"#, UNDECODABLE),
             (r#","mtu":1"#, BAD_CONFIGURATION),
+            (r#","multicastRate":10000001"#, BAD_CONFIGURATION),
             (r#","runtimeConfig":{"ips":["x"]}"#, BAD_CONFIGURATION),
             (r#","runtimeConfig":{"mac":"x"}"#, BAD_CONFIGURATION),
             (r#","runtimeConfig":{"portMappings":[{"hostPort":0,"containerPort":1}]}"#, BAD_CONFIGURATION),

@@ -12,7 +12,7 @@ use serde_json::json;
 use weft_agent::api::{
     AttachRequest, AttachingEngine, ClientError, DetachRequest, ErrorKind, NetworkSpec, OutsideRequest,
 };
-use weft_model::{Container, EndpointId};
+use weft_model::{Container, EndpointId, MulticastRate};
 
 /// Does a call; what goes to standard output. `VERSION` is [`versions`].
 pub async fn run(call: &Call, config: &Config, daemon: &impl Daemon) -> Result<Option<String>, CniError> {
@@ -84,6 +84,11 @@ async fn ensure_network(config: &Config, daemon: &impl Daemon) -> Result<(), Cni
         internal: config.internal,
         direct: config.direct,
         mtu: config.mtu,
+        options: config
+            .multicast_rate
+            .map(|rate| (MulticastRate::OPTION.to_owned(), rate.to_string()))
+            .into_iter()
+            .collect(),
         ..NetworkSpec::default()
     };
     match daemon.create_network(&spec).await {

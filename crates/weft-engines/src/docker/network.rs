@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, net::IpAddr};
 use weft_agent::api::NetworkSpec;
-use weft_model::{NetworkId, Subnet};
+use weft_model::{MulticastRate, NetworkId, Subnet};
 
 /// The key under which the `-o` options stand.
 const GENERIC: &str = "com.docker.network.generic";
@@ -37,7 +37,8 @@ pub(super) fn read(call: &CreateNetwork) -> Result<Request, CallError> {
         let of = id.parse().map_err(|_| CallError::NothingToCopy(id.clone()))?;
         return Ok(Request::Copy { of, subnets: subnets.iter().map(|s| s.net).collect() });
     }
-    let unknown = |key: &&String| key.starts_with(OPTION_PREFIX) && ![VNI, DIRECT].contains(&key.as_str());
+    let known = [VNI, DIRECT, MulticastRate::OPTION];
+    let unknown = |key: &&String| key.starts_with(OPTION_PREFIX) && !known.contains(&key.as_str());
     if let Some(key) = options.keys().find(unknown) {
         return Err(CallError::UnknownOption(key.clone()));
     }

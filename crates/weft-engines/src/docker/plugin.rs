@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 use weft_agent::AgentError;
-use weft_model::{IdError, MacError, Mtu, MtuError, NetworkId, SubnetError, Vni, VniError};
+use weft_model::{IdError, MacError, Mtu, MtuError, MulticastRate, NetworkId, SubnetError, Vni, VniError};
 
 /// The option of a network, and of its IPAM, that marks it as a copy and names the network it is a copy of.
 pub(super) const COPY_OF: &str = "weft.network";
@@ -151,7 +151,8 @@ pub(super) enum CallError {
     },
     /// An option of weft's that does not exist.
     #[error(
-        "unknown option {0:?}: weft knows {VNI} (ask for a VNI), {DIRECT} (no outer headers), {COPY_OF} (copy a network) and {MTU}"
+        "unknown option {0:?}: weft knows {VNI} (ask for a VNI), {DIRECT} (no outer headers), {rate} (frames a second), {COPY_OF} (copy a network) and {MTU}",
+        rate = MulticastRate::OPTION
     )]
     UnknownOption(String),
     /// `weft.vni` with something that is no VNI.

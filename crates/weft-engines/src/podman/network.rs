@@ -8,7 +8,7 @@ use crate::daemon::Daemon;
 use ipnet::IpNet;
 use std::collections::BTreeMap;
 use weft_agent::api::{ErrorKind, NetworkSpec, NetworkView};
-use weft_model::{Mtu, Subnet, Vni, gateway_in};
+use weft_model::{Mtu, MulticastRate, Subnet, Vni, gateway_in};
 
 /// The driver option that asks for an MTU; Podman's own drivers have the same.
 const MTU: &str = "mtu";
@@ -60,9 +60,12 @@ fn spec(network: &wire::Network) -> Result<NetworkSpec, PluginError> {
     let direct =
         options.remove(DIRECT).map(|text| text.parse::<bool>().map_err(|e| wrong("option weft.direct", &e)));
     options.remove(NETWORK);
+    let rate = options.remove_entry(MulticastRate::OPTION);
     if let Some(unknown) = options.keys().next() {
-        let message =
-            format!("option {unknown:?} is not known: weft has {MTU}, {VNI}, {DIRECT} and {NETWORK}");
+        let message = format!(
+            "option {unknown:?} is not known: weft has {MTU}, {VNI}, {DIRECT}, {} and {NETWORK}",
+            MulticastRate::OPTION
+        );
         return Err(PluginError::new(message));
     }
     Ok(NetworkSpec {
@@ -79,6 +82,7 @@ fn spec(network: &wire::Network) -> Result<NetworkSpec, PluginError> {
         internal: network.internal,
         direct: direct.transpose()?.unwrap_or(false),
         labels: network.labels.clone().unwrap_or_default(),
+        options: rate.into_iter().collect(),
         ..NetworkSpec::default()
     })
 }
@@ -146,6 +150,10 @@ fn joined(
     }
     if asked.vni.is_some_and(|vni| vni != is.vni) {
         return Err(differs("VNI", &is.vni.to_string()));
+    }
+    let (rate, is_rate) = (asked.options.get(MulticastRate::OPTION), is.multicast_rate().to_string());
+    if rate.is_some_and(|rate| *rate != is_rate) {
+        return Err(differs(MulticastRate::OPTION, &is_rate));
     }
     let subnets = is.subnets.iter();
     let subnets = subnets.map(|s| wire::Pool { subnet: s.net, gateway: s.gateway, lease_range: None });

@@ -85,6 +85,10 @@ impl Kernel for FastPath {
         self.linux.features()
     }
 
+    async fn above_the_rate(&self) -> Result<u64, KernelError> {
+        self.linux.above_the_rate().await
+    }
+
     async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
         self.linux.memberships().await
     }

@@ -41,7 +41,13 @@ pub(super) fn table(gateway: &Gateway) -> Table {
         chain("through", ChainKind::Filter, HookPoint::Forward, FILTER, only_answers_and_published()),
         chain("leaving", ChainKind::Nat, HookPoint::Postrouting, SOURCE_NAT, leave_as_the_host(gateway)),
     ];
-    Table { family: Family::Inet, name: TABLE.to_owned(), lifetime: Lifetime::Unlimited, chains }
+    Table {
+        family: Family::Inet,
+        name: TABLE.to_owned(),
+        lifetime: Lifetime::Unlimited,
+        sets: vec![],
+        chains,
+    }
 }
 
 fn input() -> Term {

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use netlink_bindings::{
     nftables::{
         Chained, CmpOps, CtKeys, FibFlags, MetaKeys, Nfgenmsg, PayloadBase, PushExprListAttrs, PushRuleAttrs,
-        Registers, TableFlags, VerdictCode,
+        Registers, SetFlags, TableFlags, VerdictCode,
     },
     traits::Pusher,
 };
@@ -26,6 +26,27 @@ const TYPE_LOCAL: u32 = 2;
 const STATUS_DESTINATION_NAT: u32 = 1 << 5;
 /// `NFT_NAT_DNAT`.
 const NAT_DESTINATION: u32 = 1;
+/// Of `linux/netfilter/nf_tables.h`: `NFTA_EXPR_*`, `NFTA_DYNSET_*` and `NFTA_LIMIT_*`.
+const EXPRESSION_NAME: u16 = 1;
+const EXPRESSION_DATA: u16 = 2;
+const DYNSET_NAME: u16 = 1;
+const DYNSET_OP: u16 = 3;
+const DYNSET_KEY: u16 = 4;
+const DYNSET_TIMEOUT: u16 = 6;
+const DYNSET_EXPRESSION: u16 = 7;
+/// `NFT_DYNSET_OP_UPDATE`: what is there stays, with its time to live renewed.
+const DYNSET_UPDATE: u32 = 1;
+const LIMIT_RATE: u16 = 1;
+const LIMIT_UNIT: u16 = 2;
+const LIMIT_BURST: u16 = 3;
+const LIMIT_FLAGS: u16 = 5;
+/// `NFT_LIMIT_F_INV`: true above the rate.
+const LIMIT_INVERTED: u32 = 1;
+const NESTED: u16 = 0x8000;
+/// How `nft` shows a set's keys: its number for interfaces.
+const TYPE_INTERFACE: u32 = 20;
+/// An interface that has sent nothing for a minute is not remembered, in milliseconds.
+const FORGOTTEN_AFTER: u64 = 60_000;
 /// The tag of a comment in user data, for tables, chains and rules alike (libnftnl's `udata.h`).
 const UDATA_COMMENT: u8 = 0;
 /// Offsets in the IPv4 and IPv6 headers, in bytes.
@@ -63,6 +84,9 @@ pub(super) fn replacement(batch: &mut Chained<'_>, table: &Table) {
     new_table(batch, table);
     batch.request().op_deltable_do(&header).encode().push_name_bytes(name);
     new_table(batch, table);
+    for (number, set) in (1..).zip(&table.sets) {
+        new_set(batch, table, set, number);
+    }
     for chain in &table.chains {
         new_chain(batch, table, chain);
     }
@@ -81,6 +105,19 @@ fn new_table(batch: &mut Chained<'_>, table: &Table) {
     };
     let mut request = batch.request().set_create().op_newtable_do(&header(table.family));
     request.encode().push_name_bytes(table.name.as_bytes()).push_flags(flags);
+}
+
+/// A set of interfaces by index, filled by rules. What has not been seen for a while leaves it by itself.
+fn new_set(batch: &mut Chained<'_>, table: &Table, name: &str, number: u32) {
+    let mut request = batch.request().set_create().op_newset_do(&header(table.family));
+    request
+        .encode()
+        .push_table_bytes(table.name.as_bytes())
+        .push_name_bytes(name.as_bytes())
+        .push_flags(SetFlags::Timeout as u32 | SetFlags::Eval as u32)
+        .push_key_type(TYPE_INTERFACE)
+        .push_key_len(4)
+        .push_id(number);
 }
 
 fn new_chain(batch: &mut Chained<'_>, table: &Table, chain: &Chain) {
@@ -204,7 +241,42 @@ fn term<P: Pusher>(list: PushExprListAttrs<P>, family: Family, term: &Term) -> P
         Term::OutputNot(name) => compare(meta(list, MetaKeys::Oifname), Neq, &interface(name)),
         Term::ConnectionState(states) => connection(list, CtKeys::State, *states),
         Term::DestinationTranslated => connection(list, CtKeys::Status, STATUS_DESTINATION_NAT),
+        // The first bit on the wire of the destination's MAC address.
+        Term::ToMany => compare(and(payload(list, PayloadBase::LinkLayerHeader, 0, 1), &[1]), Eq, &[1]),
+        Term::Above(set, rate) => above(meta(list, MetaKeys::Iif), set, *rate),
+        Term::Counted => list.nested_elem().push_name(c"counter").end_nested(),
     }
+}
+
+/// `update @SET { REGISTER limit rate over RATE/second burst RATE packets }`. The crate has neither expression: their attributes
+/// are written here.
+fn above<P: Pusher>(list: PushExprListAttrs<P>, set: &str, rate: u32) -> PushExprListAttrs<P> {
+    let mut limit = Vec::new();
+    attribute(&mut limit, LIMIT_RATE, &u64::from(rate).to_be_bytes());
+    attribute(&mut limit, LIMIT_UNIT, &1u64.to_be_bytes());
+    attribute(&mut limit, LIMIT_BURST, &rate.to_be_bytes());
+    attribute(&mut limit, LIMIT_FLAGS, &LIMIT_INVERTED.to_be_bytes());
+    let mut expression = Vec::new();
+    attribute(&mut expression, EXPRESSION_NAME, b"limit\0");
+    attribute(&mut expression, EXPRESSION_DATA | NESTED, &limit);
+    let mut data = Vec::new();
+    attribute(&mut data, DYNSET_NAME, &[set.as_bytes(), b"\0"].concat());
+    attribute(&mut data, DYNSET_OP, &DYNSET_UPDATE.to_be_bytes());
+    attribute(&mut data, DYNSET_KEY, &REGISTER.to_be_bytes());
+    attribute(&mut data, DYNSET_TIMEOUT, &FORGOTTEN_AFTER.to_be_bytes());
+    attribute(&mut data, DYNSET_EXPRESSION | NESTED, &expression);
+    let mut element = list.nested_elem().push_name(c"dynset");
+    attribute(element.as_vec_mut(), EXPRESSION_DATA | NESTED, &data);
+    element.end_nested()
+}
+
+/// None here is longer than some tens of bytes.
+fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes.extend(u16::try_from(4 + value.len()).unwrap_or(u16::MAX).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 fn is_ipv4<P: Pusher>(list: PushExprListAttrs<P>, v4: bool) -> PushExprListAttrs<P> {

@@ -48,6 +48,8 @@ pub struct Table {
     pub name: String,
     /// How long it is there.
     pub lifetime: Lifetime,
+    /// Its sets of interfaces, by name, which rules with [`Term::Above`] fill.
+    pub sets: Vec<String>,
     /// Its chains.
     pub chains: Vec<Chain>,
 }
@@ -205,6 +207,13 @@ pub enum Term {
     ConnectionState(u32),
     /// Its connection's destination was translated.
     DestinationTranslated,
+    /// The frame is a broadcast or multicast. In tables of bridges.
+    ToMany,
+    /// More such packets came in by its interface than so many a second, of which one second's may come at once. What is known
+    /// of the interfaces is kept in this set of the table.
+    Above(String, u32),
+    /// Counts what has come so far: see [`SeenRule::packets`].
+    Counted,
 }
 
 /// States of a connection, to be or-ed in [`Term::ConnectionState`].
@@ -272,6 +281,8 @@ pub struct SeenRule {
     pub handle: u64,
     /// Its comment: see [`Rule::mark`].
     pub mark: Option<String>,
+    /// What its [`Term::Counted`] has counted.
+    pub packets: Option<u64>,
 }
 
 impl SeenRule {
@@ -309,14 +320,14 @@ mod tests {
             Hook { kind: ChainKind::Nat, point: HookPoint::Output, priority: -100, policy: Policy::Accept };
         let chain = Chain { name: "out".to_owned(), hook, rules: vec![rule(80), rule(81)] };
         let (family, lifetime) = (Family::Ip, Lifetime::Unlimited);
-        let table = Table { family, name: "t".to_owned(), lifetime, chains: vec![chain] };
-        let seen_rule = |port| SeenRule { handle: 1, mark: Some(rule(port).mark(Family::Ip)) };
+        let table = Table { family, name: "t".to_owned(), lifetime, sets: vec![], chains: vec![chain] };
+        let seen_rule = |port| SeenRule { handle: 1, mark: Some(rule(port).mark(Family::Ip)), packets: None };
         let seen = |rules, hook| {
             let chain = SeenChain { name: "out".to_owned(), hook, rules };
             SeenTable { chains: vec![chain] }
         };
         assert!(table.is_as_seen(&seen(vec![seen_rule(80), seen_rule(81)], Some(hook))));
-        let foreign = SeenRule { handle: 9, mark: None };
+        let foreign = SeenRule { handle: 9, mark: None, packets: None };
         for other in [
             seen(vec![seen_rule(80)], Some(hook)),
             seen(vec![seen_rule(81), seen_rule(80)], Some(hook)),

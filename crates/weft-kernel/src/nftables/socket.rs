@@ -9,7 +9,8 @@ use crate::{
     netlink::{ANSWER_SECONDS, io_failed, message_length, words_of},
 };
 use netlink_bindings::nftables::{
-    Chained, IterableChainAttrs, OpGetchainDump, OpGetruleDump, OpGettableDump,
+    Chained, ExprListAttrs, ExprOps, IterableChainAttrs, IterableRuleAttrs, OpGetchainDump, OpGetruleDump,
+    OpGettableDump,
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::{
@@ -143,7 +144,7 @@ impl Nftables {
             let mark = rule.get_userdata().ok().and_then(comment_in);
             let chain = table.chains.iter_mut().find(|c| c.name.as_bytes() == chain.to_bytes());
             if let Some(chain) = chain.filter(|_| is_ours(rule.get_table().ok())) {
-                chain.rules.push(SeenRule { handle, mark });
+                chain.rules.push(SeenRule { handle, mark, packets: counted(&rule) });
             }
         })?;
         Ok(Some(table))
@@ -267,6 +268,15 @@ fn messages_in(mut bytes: &[u8]) -> u32 {
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     count
+}
+
+/// The packets of a rule's counter.
+fn counted(rule: &IterableRuleAttrs<'_>) -> Option<u64> {
+    let elements = rule.get_expressions().ok()?;
+    elements.flatten().find_map(|ExprListAttrs::Elem(expression)| match expression.get_data().ok()? {
+        ExprOps::Counter(counter) => counter.get_packets().ok(),
+        _ => None,
+    })
 }
 
 fn seen_chain(chain: &IterableChainAttrs<'_>) -> Option<SeenChain> {

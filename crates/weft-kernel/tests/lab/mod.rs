@@ -201,7 +201,7 @@ impl Host {
         let fdb = |port: String, vtep| Object::Fdb(Fdb { port: Some(port), vtep });
         let neighbour = || Object::Neighbour(Neighbour { mac: remote.mac });
         HostState::from([
-            (Key::Filter, Object::Filter(Filter { sound: true })),
+            (Key::Filter, Object::Filter(Filter { rates: [].into(), sound: true })),
             (Key::Bridge(vni), Object::Bridge(Bridge { mac: mac(0), mtu, up: true })),
             (Key::Vxlan(vni), Object::Vxlan(vxlan)),
             (Key::Port(vni, local.port.clone()), Object::Port(port)),

@@ -4,8 +4,8 @@ use crate::{HostState, model_kernel::as_observed};
 use proptest::prelude::*;
 use std::{collections::BTreeMap, net::IpAddr, str::FromStr};
 use weft_model::{
-    AddressDriver, Change, DirectLink, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId,
-    Outside, PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode,
+    AddressDriver, Change, DirectLink, Endpoint, EndpointId, MacAddr, Mtu, MulticastRate, Network, NetworkId,
+    Node, NodeId, Outside, PortProtocol, PublishedPort, Sandbox, Snapshot, Subnet, Touched, Vni, encode,
     schema::{self, Memberships},
 };
 
@@ -163,10 +163,11 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize, prop::option::weighted(0.8, (any_vteps(), any_link())), prop::sample::select(vec![90u32, 1500, 9000]))
             .prop_map(|(n, spec, mtu)| Step::Node(n, spec.map(|(vteps, direct)| Node { direct, ..node(n, &vteps, mtu) }))),
         1 => (0..4usize, any::<bool>()).prop_map(|(n, alive)| Step::Alive(n, alive)),
-        2 => (0..3usize, prop::option::weighted(0.8, (1..3u32, prop::option::of(Just(1400)), any::<bool>())))
-            .prop_map(|(n, spec)| Step::Network(n, spec.map(|(vni, mtu, direct)| Network {
+        2 => (0..3usize, prop::option::weighted(0.8, (1..3u32, prop::option::of(Just(1400)), any::<bool>(), any_rate())))
+            .prop_map(|(n, spec)| Step::Network(n, spec.map(|(vni, mtu, direct, options)| Network {
                 mtu: mtu.map(|mtu| Mtu::new(mtu).unwrap()),
                 direct,
+                options,
                 ..network(n, vni)
             }))),
         6 => (0..3usize, 0..8usize).prop_flat_map(|(network, n)| {
@@ -197,6 +198,14 @@ pub fn direct_link(mac: u8, prefix: &str, routed: impl IntoIterator<Item = IpAdd
         prefix: prefix.parse().unwrap(),
         routed: routed.into_iter().collect(),
     }
+}
+
+/// Options with a rate of its own, or none.
+fn any_rate() -> impl Strategy<Value = BTreeMap<String, String>> {
+    let rate = prop::sample::select(vec!["0", "5", "10000", "red"]);
+    prop::option::of(rate).prop_map(|rate| {
+        rate.map(|rate| (MulticastRate::OPTION.to_owned(), rate.to_owned())).into_iter().collect()
+    })
 }
 
 fn any_vteps() -> impl Strategy<Value = Vec<&'static str>> {

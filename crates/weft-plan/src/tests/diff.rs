@@ -56,7 +56,10 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
         2 => (vni.clone(), 0..3u8, prop::sample::select(vec!["192.0.2.2", "0.0.0.0"])).prop_map(|(vni, g, vtep)| {
             (Key::Group(vni, std::net::IpAddr::from([239, 1, 1, g]), ip(vtep)), Object::Group)
         }),
-        1 => mostly.prop_map(|sound| (Key::Filter, Object::Filter(Filter { sound }))),
+        1 => (mostly, 0..2u32).prop_map(|(sound, n)| {
+            let rates = (0..n).map(|n| (Vni::new(n + 7).unwrap(), "5".parse().unwrap())).collect();
+            (Key::Filter, Object::Filter(Filter { rates, sound }))
+        }),
         2 => (any::<bool>(), mostly).prop_map(|(second, sound)| {
             let subnets = [if second { "10.213.0.0/20" } else { "10.213.16.0/20" }.parse().unwrap()].into();
             (Key::Gateway, Object::Gateway(Gateway { subnets, published: BTreeSet::new(), sound }))

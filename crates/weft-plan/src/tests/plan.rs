@@ -33,7 +33,7 @@ fn one_endpoint_here_and_one_there_make_exactly_this_state() {
     let device = MacAddr::for_device(4096);
     let (here, there) = (endpoint(2, 1, 0), endpoint(3, 1, 1));
     let expected = [
-        (Key::Filter, Object::Filter(Filter { sound: true })),
+        (Key::Filter, Object::Filter(Filter { rates: [].into(), sound: true })),
         (Key::Bridge(vni), Object::Bridge(Bridge { mac: device, mtu, up: true })),
         (
             Key::Vxlan(vni),

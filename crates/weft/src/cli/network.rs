@@ -51,8 +51,10 @@ pub struct CreateFlags {
     /// A label
     #[arg(long, value_parser = key_value, value_name = "KEY=VALUE")]
     pub label: Vec<(String, String)>,
-    /// A driver option; com.docker.network.driver.mtu and weft.vni mean the same as --mtu and --vni, weft.direct=true leaves the outer
-    /// headers out between hosts on one link
+    /// A driver option; com.docker.network.driver.mtu and weft.vni mean the same as --mtu and --vni;
+    /// weft.direct=true leaves the outer headers out between hosts on one link;
+    /// weft.multicast-rate is how many broadcast and multicast frames a second an endpoint may send to other hosts
+    /// [default: 10000; 0: no limit]
     #[arg(short = 'o', long = "opt", value_parser = key_value, value_name = "KEY=VALUE")]
     pub options: Vec<(String, String)>,
     /// The MTU inside [default: what the path between the hosts carries, less the tunnel's headers]
