@@ -258,7 +258,9 @@ mod tests {
     /// As the kernel tells of an entry, with these attributes behind it.
     fn message(group: IpAddr, behind: &[(u16, &[u8])]) -> Vec<u8> {
         let mut info = entry(7, group);
-        behind.iter().for_each(|(kind, value)| put_attribute(&mut info, *kind, value));
+        for (kind, value) in behind {
+            put_attribute(&mut info, *kind, value);
+        }
         let mut bytes = info;
         for _ in 0..3 {
             let value = std::mem::take(&mut bytes);

@@ -1,5 +1,5 @@
 //! Multicast reaches the hosts that the entries name and no other, and who is a member is known from the bridge.
-#![allow(clippy::unwrap_used)] // A test that cannot go on has failed.
+#![allow(clippy::unwrap_used, clippy::panic)] // A test that cannot go on has failed.
 
 mod lab;
 

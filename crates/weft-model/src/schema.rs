@@ -110,7 +110,7 @@ pub struct Memberships {
 }
 
 /// Whether memberships of a group are told to other hosts. Groups of link-local scope are not (224.0.0.0/24 of RFC 5771,
-/// ff02::/16 of RFC 4291): protocols rely on them without a membership, and every endpoint joins some for neighbour discovery.
+/// `ff02::/16` of RFC 4291): protocols rely on them without a membership, and every endpoint joins some for neighbour discovery.
 pub fn is_told_of(group: IpAddr) -> bool {
     match group {
         IpAddr::V4(v4) => v4.is_multicast() && v4.octets()[..3] != [224, 0, 0],

@@ -25,8 +25,8 @@ pub(crate) fn groups(vni: Vni, peers: &BTreeMap<IpAddr, Option<&Memberships>>) -
     let mut keys: BTreeSet<Key> = to_nobody(vni).into();
     let told = peers.values().flatten().flat_map(|told| told_of(told));
     for group in told.chain(UNREGISTERED) {
-        let gets = |told: &Option<&Memberships>| told.is_none_or(|told| told_of(told).any(|g| g == group));
-        let vteps = peers.iter().filter(|(_, told)| gets(told));
+        let gets = |told: Option<&Memberships>| told.is_none_or(|told| told_of(told).any(|g| g == group));
+        let vteps = peers.iter().filter(|(_, told)| gets(**told));
         keys.extend(vteps.map(|(vtep, _)| Key::Group(vni, group, *vtep)));
     }
     keys

@@ -372,13 +372,13 @@ fn compare<P: Pusher>(list: PushExprListAttrs<P>, op: CmpOps, value: &[u8]) -> P
 
 fn within<P: Pusher, const N: usize>(
     list: PushExprListAttrs<P>,
-    first: [u8; N],
-    last: [u8; N],
+    low: [u8; N],
+    high: [u8; N],
 ) -> PushExprListAttrs<P> {
-    if first == last {
-        compare(list, CmpOps::Eq, &first)
+    if low == high {
+        compare(list, CmpOps::Eq, &low)
     } else {
-        compare(compare(list, CmpOps::Gte, &first), CmpOps::Lte, &last)
+        compare(compare(list, CmpOps::Gte, &low), CmpOps::Lte, &high)
     }
 }
 

@@ -237,7 +237,7 @@ pub enum Protocol {
     Tcp = 6,
     /// UDP.
     Udp = 17,
-    /// ICMPv6.
+    /// ICMP for IPv6.
     Icmpv6 = 58,
     /// SCTP.
     Sctp = 132,
