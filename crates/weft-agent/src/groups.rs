@@ -9,6 +9,7 @@
 
 use crate::{Agent, AgentError, troubles::Subject};
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use weft_kernel::Snooped;
 use weft_model::{
@@ -22,6 +23,10 @@ const MOST: usize = 256;
 
 /// A burst of joins is one record; nobody waits longer for its first frame than this and the store's answer.
 const SETTLE: Duration = Duration::from_millis(100);
+/// The same after something was written: a container that joins and leaves all the time keeps no store busy.
+const WRITTEN: Duration = Duration::from_millis(500);
+/// A look goes through all devices; after it, a rest of this many times as long as it took.
+const REST_FACTOR: u32 = 10;
 /// Where something is to be looked at again soon: a bridge that has not heard everybody, a record that was not written.
 const SOON: Duration = Duration::from_secs(1);
 /// What nobody tells of is seen after this long.
@@ -30,12 +35,16 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Tells the groups until `shutdown`.
 pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
     let (mut own, mut link) = (agent.0.view.own(), agent.0.view.link());
+    let mut deaf = false;
     loop {
-        let mut wait = IDLE;
+        let (mut wait, mut rest) = (IDLE, SETTLE);
         if !agent.0.outbox.is_away() {
             let outcome = agent.tell_groups().await;
             let (settled, trouble) = match outcome {
-                Ok(Look { settled, trouble }) => (settled, trouble),
+                Ok(look) => {
+                    rest = look.rest;
+                    (look.settled, look.trouble)
+                }
                 Err(error) => {
                     (false, Some(format!("the multicast groups of this host are not told: {error}")))
                 }
@@ -54,15 +63,16 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             changed = own.changed() => if changed.is_err() { return },
             _ = link.changed() => {}
-            news = agent.0.kernel.memberships_changed() => if let Err(error) = news {
-                tracing::warn!(%error, "news of multicast memberships cannot be had; trying again");
+            news = agent.0.kernel.memberships_changed(), if !deaf => if let Err(error) = news {
+                tracing::warn!(%error, "news of multicast memberships cannot be had; they are looked at now and then");
+                deaf = true;
             },
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(wait) => deaf = false,
         }
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(SETTLE) => {}
+            () = tokio::time::sleep(rest) => {}
         }
     }
 }
@@ -71,6 +81,8 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
 struct Look {
     /// Nothing is to be done soon.
     settled: bool,
+    /// How long to rest then.
+    rest: Duration,
     /// What is not as it should be, in words.
     trouble: Option<String>,
 }
@@ -78,12 +90,14 @@ struct Look {
 impl Agent {
     /// Looks once, and writes what is not told rightly.
     async fn tell_groups(&self) -> Result<Look, AgentError> {
-        let mut look = Look { settled: true, trouble: None };
+        let mut look = Look { settled: true, rest: SETTLE, trouble: None };
         // Before the store has listed its records, one that is not known may be there all the same.
         if !self.0.view.is_listed() {
             return Ok(Look { settled: false, ..look });
         }
+        let begun = Instant::now();
         let snooped = self.0.kernel.memberships().await?;
+        look.rest = SETTLE.max(begun.elapsed() * REST_FACTOR);
         let node = &self.0.node;
         for network in self.0.view.followed.all() {
             let (here, told, vni, name) = self.read(|s| {
@@ -105,6 +119,7 @@ impl Agent {
             }
             let wanted = wanted.unwrap_or(None);
             if wanted != told {
+                look.rest = look.rest.max(WRITTEN);
                 look.settled &= self.write_groups(&network, wanted).await?;
             }
         }

@@ -35,8 +35,11 @@ use weft_plan::{Bridge, Features, bridge_name};
 /// at their own limit.
 const MOST_GROUPS: u32 = 1 << 16;
 
-/// A bridge that begins to snoop has asked twice and been answered by then: it asks at once, and who is asked takes up to 10 s.
-const ANSWERED: Duration = Duration::from_secs(12);
+/// A bridge that begins to snoop asks twice, this long apart, in hundredths of a second (the kernel's default is half a minute): its
+/// link-local address may not be ready at once.
+const ASKS_AGAIN: u64 = 500;
+/// By then it has been answered: who is asked takes up to 10 s.
+const ANSWERED: Duration = Duration::from_secs(16);
 
 /// The bridge that `device` is. One that is no bridge, or not one as weft makes them, is told to be down: it does
 /// not do its work, and being changed puts it right.
@@ -150,6 +153,9 @@ fn corrections(device: &Device, features: Features) -> Vec<InfoBridge> {
         InfoBridge::MulticastHashMax(most) if *most != MOST_GROUPS => {
             Some(InfoBridge::MulticastHashMax(MOST_GROUPS))
         }
+        InfoBridge::MulticastStartupQueryInterval(interval) if *interval != ASKS_AGAIN => {
+            Some(InfoBridge::MulticastStartupQueryInterval(ASKS_AGAIN))
+        }
         InfoBridge::MulticastSnooping(on) if *on != features.filter => {
             Some(InfoBridge::MulticastSnooping(features.filter))
         }
@@ -159,7 +165,12 @@ fn corrections(device: &Device, features: Features) -> Vec<InfoBridge> {
         _ => None,
     });
     let mut wrong: Vec<InfoBridge> = wrong.collect();
-    // While the spanning tree runs, the kernel refuses a forward delay of 0.
-    wrong.sort_by_key(|attribute| !matches!(attribute, InfoBridge::StpState(_)));
+    wrong.sort_by_key(|attribute| match attribute {
+        // While the spanning tree runs, the kernel refuses a forward delay of 0.
+        InfoBridge::StpState(_) => 0,
+        // It asks at once, as is set by then.
+        InfoBridge::MulticastQuerier(_) => 2,
+        _ => 1,
+    });
     wrong
 }

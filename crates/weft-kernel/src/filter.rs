@@ -60,14 +60,14 @@ pub(crate) fn remove(host: &Host) -> Result<(), KernelError> {
 /// Whether this kernel can have it: tried in a namespace that is thrown away.
 pub(crate) fn is_possible() -> Result<bool, KernelError> {
     let any = Filter { rates: BTreeMap::new(), sound: true };
-    in_throw_away(|| match Nftables::open_here()?.replace(&table(&any)) {
+    let outcome = in_throw_away(|| Nftables::open_here()?.replace(&table(&any)))?;
+    // Without netfilter's netlink, without nftables, without the family of bridges, without a kind of expression.
+    let lacking = [libc::EPROTONOSUPPORT, libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT];
+    match outcome {
         Ok(()) => Ok(true),
-        // No nftables at all, no family of bridges, a kind of expression that is not there.
-        Err(error) if [libc::EOPNOTSUPP, libc::EAFNOSUPPORT, libc::ENOENT].contains(&error.errno()) => {
-            Ok(false)
-        }
+        Err(error) if lacking.contains(&error.errno()) => Ok(false),
         Err(error) => Err(error),
-    })?
+    }
 }
 
 fn table(filter: &Filter) -> Table {

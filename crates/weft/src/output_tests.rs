@@ -230,6 +230,7 @@ join token  /var/lib/weft/join-token
 cluster     2 nodes (2 alive), 1 network; 3 endpoints on the networks here
 data path   ebpf
 direct      yes
+multicast   to the hosts of members
 kernel      14 objects
 drift       none
 "
