@@ -95,7 +95,8 @@ async fn a_process_that_has_an_ended_ones_pid_does_not_get_its_interface() {
     let key = port_key(&desired);
     let Some(Object::Port(Port { far_end: Some(far_end), .. })) = desired.get_mut(&key) else { panic!() };
     far_end.sandbox.as_mut().unwrap().inode = Some(1);
-    let bridge = desired.iter().take(1).map(|(key, object)| Op::Create(key.clone(), object.clone()));
+    let bridge = desired.iter().filter(|(key, _)| matches!(key, Key::Bridge(_)));
+    let bridge = bridge.map(|(key, object)| Op::Create(key.clone(), object.clone()));
     let ops: Vec<Op> = bridge.chain([Op::Create(key.clone(), desired[&key].clone())]).collect();
     let error = a.linux.apply(&ops).await[1].clone().unwrap_err().to_string();
     assert!(error.contains("another namespace by now"), "{error}");
