@@ -21,6 +21,7 @@ impl Agent {
         subnet: IpNet,
         wanted: Option<IpAddr>,
     ) -> Result<IpNet, AgentError> {
+        let _taking = self.takes()?;
         self.follow_network(network).await?;
         let mut away = self.0.outbox.is_away();
         let mut patience = Patience::new(self);

@@ -15,7 +15,10 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use weft_kernel::Kernel;
 use weft_model::{
     Mtu, Network, NetworkId, NetworkName, NodeId, Revision, Snapshot,
@@ -62,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) names_served: Option<watch::Sender<u64>>,
     /// Cancelled when the daemon is to end.
     pub(crate) shutdown: CancellationToken,
+    /// Verbs that take something for this host. Closed while the host leaves the cluster.
+    pub(crate) taking: TaskTracker,
     /// This host has left the cluster (`weft down`): the end of the daemon removes everything.
     pub(crate) left: AtomicBool,
 }
@@ -132,6 +137,13 @@ impl Agent {
             }
         }
         Ok(outcome)
+    }
+
+    /// A verb begins that takes something for this host: until its token is dropped, the host does not leave. An error: it
+    /// leaves.
+    pub(crate) fn takes(&self) -> Result<TaskTrackerToken, AgentError> {
+        let token = self.0.taking.token();
+        if self.0.taking.is_closed() { Err(AgentError::Leaving) } else { Ok(token) }
     }
 
     /// Waits until the snapshot shows the records that stood in the way of a transaction: the next attempt is then

@@ -67,6 +67,7 @@ impl Agent {
     /// Claims an endpoint's addresses and writes its record, at once or not at all; then waits until this host's
     /// kernel has its port. Asked for again with the same id, answers with what is there.
     pub async fn create_endpoint(&self, spec: EndpointSpec) -> Result<Endpoint, AgentError> {
+        let _taking = self.takes()?;
         self.follow_network(&spec.network).await?;
         if let Some(present) = self.endpoint(&spec.network, &spec.id) {
             let same = present.node == self.0.node

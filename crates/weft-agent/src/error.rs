@@ -119,6 +119,9 @@ pub enum AgentError {
         /// The first few, each with its address and node.
         list: String,
     },
+    /// The host is on its way out: `weft down`.
+    #[error("this host is leaving the cluster")]
+    Leaving,
     /// A network whose removal has begun.
     #[error("network {0:?} is being removed")]
     NetworkRemoving(String),
@@ -205,6 +208,7 @@ impl AgentError {
             | Self::PortTaken { .. }
             | Self::NotIntact { .. }
             | Self::NetworkInUse { .. }
+            | Self::Leaving
             | Self::NetworkRemoving(_) => ErrorKind::Conflict,
             Self::NoSuchNetwork(_) | Self::NoSuchEndpoint(_) | Self::NotAttached { .. } => {
                 ErrorKind::NotFound
@@ -239,6 +243,7 @@ impl AgentError {
             ),
             Self::NoGatewaySubnet(_) => Some("name one with --gateway-subnet"),
             Self::PortTaken { .. } => Some("choose another port, or another address of the host"),
+            Self::Leaving => Some("somebody has typed `weft down`: start the daemon again when it has ended"),
             Self::NetworkInUse { .. } => Some("stop or disconnect them first"),
             Self::NameTaken { .. } => Some("choose another name"),
             Self::Ipam(IpamError::Full { .. }) => {

@@ -9,6 +9,17 @@ impl Agent {
     /// Removes this node's endpoints, its claims, its engines' bindings, its record and what it told of multicast groups; then the daemon ends and takes
     /// its kernel objects with it (see [`crate::Running::stop`]). The state directory stays.
     pub async fn leave(&self) -> Result<(), AgentError> {
+        // What a verb takes that has begun is given back with the rest, and no other begins.
+        self.0.taking.close();
+        self.0.taking.wait().await;
+        let left = self.give_everything_back().await;
+        if left.is_err() {
+            self.0.taking.reopen();
+        }
+        left
+    }
+
+    async fn give_everything_back(&self) -> Result<(), AgentError> {
         let (endpoints, claims, bindings) = self.read(|s| {
             let endpoints = s.all_endpoints().filter(|e| e.node == self.0.node);
             let endpoints: Vec<_> = endpoints.map(|e| (e.network.clone(), e.id.clone())).collect();

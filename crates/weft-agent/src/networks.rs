@@ -140,6 +140,7 @@ impl Agent {
         network: &NetworkId,
         mirrored: bool,
     ) -> Result<(), AgentError> {
+        let _taking = self.takes()?;
         let binding = Binding { network: network.clone(), mirrored };
         let known = self.read(|s| {
             s.bindings.get(&self.0.node).and_then(|b| b.get(engine_network)).is_some_and(|b| *b == binding)

@@ -267,6 +267,7 @@ pub(crate) async fn adopt(
         engines: Mutex::new(BTreeMap::new()),
         troubles: Arc::default(),
         shutdown: shutdown.clone(),
+        taking: TaskTracker::new(),
         left: AtomicBool::new(false),
     };
     let telling = Arc::clone(&inner.outbox);

@@ -210,3 +210,26 @@ async fn what_is_given_back_is_noted_on_disk_before_the_store_is_asked() {
     let noted: Vec<String> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(noted, [key]);
 }
+
+#[tokio::test]
+async fn a_host_that_leaves_waits_for_what_has_begun_and_begins_nothing_any_more() {
+    let cluster = Cluster::new().await;
+    let (host, network, _) = with_reserve(&cluster).await;
+    let begun = host.agent.takes().unwrap();
+    let leaving = tokio::spawn({
+        let agent = host.agent.clone();
+        async move { agent.leave().await }
+    });
+    until("it leaves", async || host.agent.takes().is_err()).await;
+    let refused = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap_err().to_string();
+    assert!(refused.contains("this host is leaving the cluster"), "{refused}");
+    host.agent.claim_address(&network.id, network.subnets[0].net, None).await.unwrap_err();
+    let key = schema::node_key(host.agent.node());
+    assert!(cluster.store.get(&key).await.unwrap().is_some());
+    drop(begun);
+    leaving.await.unwrap().unwrap();
+    let left = cluster.store.list(schema::ALL).await.unwrap().records;
+    let keys: Vec<_> = left.iter().map(|record| record.key.as_str()).filter(|k| k.contains("-on/")).collect();
+    assert_eq!(keys, Vec::<&str>::new());
+    assert!(cluster.store.get(&key).await.unwrap().is_none());
+}
