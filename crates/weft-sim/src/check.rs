@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 use weft_agent::Agent;
 use weft_model::{ClaimKind, Endpoint, EndpointId, NodeId, Revision, Snapshot, Vni, schema};
 use weft_plan::{
-    HostState, Key, Object, RESERVE, leaks, model_kernel::as_observed, plan, port_name, vxlan_name,
+    Fdb, HostState, Key, Object, RESERVE, leaks, model_kernel::as_observed, plan, port_name, vxlan_name,
 };
 
 /// Two containers whose hosts have both been well for this long reach one another.
@@ -70,7 +70,13 @@ impl Cluster {
                         }
                         let touched = [here.data_disturbed(), there.data_disturbed()];
                         let disturbed = touched.iter().any(|at| *at + Duration::from_secs(1) > looked);
-                        if before.get(&pair) == Some(&true) && !disturbed {
+                        // An address that the host had before may be heard of late, when what it told arrives late.
+                        let outdated =
+                            here.kernel.look(|state| match state.get(&Key::Fdb(network.vni, to.mac)) {
+                                Some(Object::Fdb(Fdb { vtep: Some(vtep), .. })) => there.machine.had(*vtep),
+                                _ => false,
+                            });
+                        if before.get(&pair) == Some(&true) && !disturbed && !outdated {
                             faults
                                 .push(words(&format!("{why}; it did, and nobody has touched either kernel")));
                         }
@@ -122,6 +128,13 @@ impl Cluster {
             }
             if !stored.alive.contains_key(agent.node()) {
                 return Some(format!("{name} has no lease"));
+            }
+            let snooped = host.kernel.snooped();
+            for (id, network) in &stored.networks {
+                let told = stored.groups.get(id).and_then(|all| all.get(agent.node()));
+                if told.map(|told| &told.groups) != snooped.get(&network.vni).map(|known| &known.groups) {
+                    return Some(format!("{name} tells other groups of network {} than it has", id.short()));
+                }
             }
         }
         if let Some(leak) = leaks(&stored).first() {

@@ -1,12 +1,17 @@
 //! A host's kernel, as [`weft_plan::model_kernel`] says that one behaves: it takes its time, refuses when told to, and
-//! other people change it.
+//! other people change it. Every endpoint is a member of one of a few multicast groups.
 
 use crate::Chance;
 use async_trait::async_trait;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 use tokio::sync::Notify;
-use weft_kernel::{Kernel, KernelError};
-use weft_plan::{HostState, Key, Op, model_kernel};
+use weft_kernel::{Kernel, KernelError, Snooped};
+use weft_model::Vni;
+use weft_plan::{HostState, Key, Object, Op, model_kernel};
 
 /// See the module.
 pub struct FakeKernel {
@@ -14,12 +19,14 @@ pub struct FakeKernel {
     state: Mutex<HostState>,
     refused: Mutex<Option<&'static str>>,
     changed: Notify,
+    memberships_changed: Notify,
 }
 
 impl FakeKernel {
     /// One with nothing of weft's in it.
     pub fn new(chance: Chance) -> Self {
-        Self { chance, state: Mutex::default(), refused: Mutex::default(), changed: Notify::new() }
+        let (changed, memberships_changed) = (Notify::new(), Notify::new());
+        Self { chance, state: Mutex::default(), refused: Mutex::default(), changed, memberships_changed }
     }
 
     fn lock(&self) -> MutexGuard<'_, HostState> {
@@ -40,7 +47,28 @@ impl FakeKernel {
     pub fn meddle<R>(&self, meddle: impl FnOnce(&mut HostState) -> R) -> R {
         let outcome = meddle(&mut self.lock());
         self.changed.notify_one();
+        self.memberships_changed.notify_one();
         outcome
+    }
+
+    /// What its bridges know of the ports on them.
+    pub fn snooped(&self) -> BTreeMap<Vni, Snooped> {
+        let mut found: BTreeMap<Vni, Snooped> = BTreeMap::new();
+        for (key, object) in self.lock().iter() {
+            match (key, object) {
+                (Key::Bridge(vni), _) => {
+                    found.insert(*vni, Snooped { complete: true, ..Snooped::default() });
+                }
+                (Key::Port(vni, name), Object::Port(port)) if port.bridged && port.up => {
+                    let last = name.bytes().last().unwrap_or_default() % 3;
+                    if let Some(bridge) = found.get_mut(vni) {
+                        bridge.groups.insert(IpAddr::from([239, 1, 1, last]));
+                    }
+                }
+                _ => {}
+            }
+        }
+        found
     }
 
     /// From now on it makes no objects of this kind.
@@ -65,6 +93,7 @@ impl FakeKernel {
             op => {
                 let outcome = model_kernel::apply_op(&mut self.lock(), op);
                 self.changed.notify_one();
+                self.memberships_changed.notify_one();
                 outcome.or_else(|e| refuse(op.key(), e.to_string()))
             }
         }
@@ -91,6 +120,16 @@ impl Kernel for FakeKernel {
 
     async fn changed(&self) -> Result<(), KernelError> {
         self.changed.notified().await;
+        Ok(())
+    }
+
+    async fn memberships(&self) -> Result<BTreeMap<Vni, Snooped>, KernelError> {
+        tokio::time::sleep(self.chance.millis(1..20)).await;
+        Ok(self.snooped())
+    }
+
+    async fn memberships_changed(&self) -> Result<(), KernelError> {
+        self.memberships_changed.notified().await;
         Ok(())
     }
 }

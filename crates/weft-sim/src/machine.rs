@@ -18,6 +18,8 @@ use weft_model::{Mtu, Node, NodeId, UnixSeconds, unix_now};
 /// See the module.
 pub struct FakeMachine {
     vtep: Mutex<IpAddr>,
+    /// Those that it had before.
+    had: Mutex<Vec<IpAddr>>,
     changed: Arc<Notify>,
     /// How far its wall clock is from everybody's.
     clock: AtomicI64,
@@ -26,7 +28,12 @@ pub struct FakeMachine {
 impl FakeMachine {
     /// One at `vtep`, with a clock that is right.
     pub fn new(vtep: IpAddr) -> Self {
-        Self { vtep: Mutex::new(vtep), changed: Arc::new(Notify::new()), clock: AtomicI64::new(0) }
+        Self {
+            vtep: Mutex::new(vtep),
+            had: Mutex::default(),
+            changed: Arc::new(Notify::new()),
+            clock: AtomicI64::new(0),
+        }
     }
 
     /// The address of the `n`th machine.
@@ -41,8 +48,14 @@ impl FakeMachine {
 
     /// It gets another address.
     pub fn set_vtep(&self, vtep: IpAddr) {
-        *self.vtep.lock().unwrap_or_else(PoisonError::into_inner) = vtep;
+        let before = std::mem::replace(&mut *self.vtep.lock().unwrap_or_else(PoisonError::into_inner), vtep);
+        self.had.lock().unwrap_or_else(PoisonError::into_inner).push(before);
         self.changed.notify_one();
+    }
+
+    /// Whether it had this address before, and has another now.
+    pub fn had(&self, vtep: IpAddr) -> bool {
+        vtep != self.vtep() && self.had.lock().unwrap_or_else(PoisonError::into_inner).contains(&vtep)
     }
 
     /// Its wall clock jumps: by up to a day, either way.
