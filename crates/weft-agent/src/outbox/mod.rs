@@ -402,6 +402,18 @@ impl Outbox {
         Ok(spent)
     }
 
+    /// An address that the transaction gives to somebody, although another one that the store was asked for has no answer yet
+    /// and may have given it up. `own`: what was noted for this one.
+    fn given_blindly<'a>(&self, txn: &'a Txn, own: &[String]) -> Option<&'a str> {
+        txn.writes.iter().find_map(|write| {
+            let Write::Put { key, value, .. } = write else { return None };
+            let Some(Known::Address(..)) = Known::of(key) else { return None };
+            let claim = serde_json::from_slice::<AddressClaim>(value).ok()?;
+            let gives = claim.kind != ClaimKind::Reserved;
+            (gives && !own.contains(key) && self.spent.is_unsettled(key)).then_some(key.as_str())
+        })
+    }
+
     /// The claim of this key, if a snapshot shows it as this node's.
     pub(crate) fn own_claim<'a>(&self, snapshot: &'a Snapshot, key: &str) -> Option<&'a AddressClaim> {
         let Some(Known::Address(network, ip)) = Known::of(key) else { return None };
@@ -486,8 +498,9 @@ impl Store for Outbox {
 
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         let asking = self.asked.ask(&txn);
+        let mut spent = Vec::new();
         if !self.is_away() {
-            let spent = self.note_spent(&txn)?;
+            spent = self.note_spent(&txn)?;
             match self.store.commit(txn.clone()).await {
                 // It may have taken effect; telling it again finds that out.
                 Err(error) if error.is_away() => asking.overtakes_others(),
@@ -516,10 +529,15 @@ impl Store for Outbox {
             Ok(_) => return Ok(Outcome::Refused(self.present(&journal, &txn).unwrap_or_default())),
             Err(refused) => return Ok(refused),
         };
+        if let Some(key) = self.given_blindly(&txn, &spent) {
+            let reason = format!("it is away, and whether it has got {key} back is not known");
+            return Err(StoreError::Unreachable { store: self.store.address(), reason });
+        }
         let number =
             journal.append(entry).map_err(|error| self.unnoted("what is done without it", &error))?;
         asking.overtakes_others();
         self.settle(&journal);
+        self.spent.settle(&spent);
         self.wake.notify_one();
         Ok(Outcome::Committed(Revision(LOCAL | number)))
     }

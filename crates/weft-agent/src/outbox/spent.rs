@@ -60,7 +60,7 @@ impl Spent {
     }
 
     /// The view shows what became of them.
-    pub(super) fn settle(&self, keys: &[String]) {
+    pub(crate) fn settle(&self, keys: &[String]) {
         let mut all = self.lock();
         for key in keys {
             if let Some(note) = all.keys.get_mut(key) {
@@ -91,6 +91,11 @@ impl Spent {
     /// Whether the claim may be this host's no longer, whatever the view shows.
     pub(crate) fn contains(&self, key: &str) -> bool {
         self.lock().keys.contains_key(key)
+    }
+
+    /// Whether nobody knows what became of the claim.
+    pub(super) fn is_unsettled(&self, key: &str) -> bool {
+        self.lock().keys.get(key).is_some_and(|note| !note.settled)
     }
 
     /// Those of which nobody knows what became of them.

@@ -233,3 +233,21 @@ async fn a_host_that_leaves_waits_for_what_has_begun_and_begins_nothing_any_more
     assert_eq!(keys, Vec::<&str>::new());
     assert!(cluster.store.get(&key).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn an_address_that_may_have_been_given_back_is_given_to_nobody_without_the_store() {
+    let cluster = Cluster::new().await;
+    let (host, network, _) = with_reserve(&cluster).await;
+    let ip = host.agent.claim_address(&network.id, network.subnets[0].net, None).await.unwrap().addr();
+    host.cable.cut();
+    until("it is away", async || host.agent.0.outbox.is_away()).await;
+    // The engine has given it back, and the answer is under way.
+    let key = schema::address_key(&network.id, ip);
+    host.agent.0.outbox.spent.note(vec![key.clone()]).unwrap();
+    let spec = || EndpointSpec { addresses: vec![ip], ..endpoint(&network.id) };
+    let error = host.agent.create_endpoint(spec()).await.unwrap_err().to_string();
+    assert!(error.contains(&key) && error.contains("is not known"), "{error}");
+    // It was not given back after all.
+    host.agent.0.outbox.spent.settle(&[key]);
+    host.agent.create_endpoint(spec()).await.unwrap();
+}
