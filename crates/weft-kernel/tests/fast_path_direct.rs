@@ -123,8 +123,8 @@ async fn everything_arrives(ipv6_underlay: bool) {
         let (vxlan, plain) = wire.count();
         let (vxlan, plain) = (vxlan - before.0, plain - before.1);
         assert!(plain > 500, "they cross the wire as they are: {plain}");
-        // The first to a peer on each processor asks for the way.
-        assert!(vxlan <= 8, "{vxlan} of {plain} had outer headers");
+        // The first to a peer on each processor ask for the way, until the neighbour has answered; and again when it was forgotten.
+        assert!(vxlan * 100 <= plain, "{vxlan} of {plain} had outer headers");
     }
     for host in 0..2 {
         assert!(counters(&cluster.hosts[host]).await.drops.values().all(|n| *n == 0));
