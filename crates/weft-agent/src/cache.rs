@@ -13,7 +13,7 @@ use crate::{
 use serde::{Deserialize, Serialize, de::Error as _};
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions},
+    fs::OpenOptions,
     io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -93,36 +93,36 @@ fn line(line: &Line) -> Vec<u8> {
     bytes
 }
 
-/// The file, as this daemon has written it.
+/// The file, as this daemon has written it, in bytes.
 struct Log {
-    file: File,
-    /// Bytes of the head and all records.
+    /// The head and all records.
     whole: u64,
-    /// Bytes of the changes since.
+    /// The changes since.
     changes: u64,
 }
 
 impl Log {
     /// Writes the snapshot, whole or not at all.
     fn begin(path: &Path, store: &str, snapshot: &Snapshot) -> Result<Self, AgentError> {
-        let error = |reason: String| AgentError::File { path: path.display().to_string(), reason };
         let bytes = written(store, snapshot);
-        replace_file(path, 0o644, &bytes).map_err(|e| error(e.to_string()))?;
-        let file = OpenOptions::new().append(true).open(path).map_err(|e| error(e.to_string()))?;
-        Ok(Self { file, whole: bytes.len() as u64, changes: 0 })
+        replace_file(path, 0o644, &bytes).map_err(|e| failed(path, &e))?;
+        Ok(Self { whole: bytes.len() as u64, changes: 0 })
     }
 
     /// Adds what has changed. What is not on the disk yet when the machine crashes is lost: its containers have ended then.
     fn add(&mut self, path: &Path, changes: &[u8]) -> Result<(), AgentError> {
         self.changes += changes.len() as u64;
-        let error =
-            |e: std::io::Error| AgentError::File { path: path.display().to_string(), reason: e.to_string() };
-        self.file.write_all(changes).map_err(error)
+        let file = OpenOptions::new().append(true).open(path);
+        file.and_then(|mut file| file.write_all(changes)).map_err(|e| failed(path, &e))
     }
 
     fn is_long(&self) -> bool {
         self.changes > self.whole.max(FEW)
     }
+}
+
+fn failed(path: &Path, error: &std::io::Error) -> AgentError {
+    AgentError::File { path: path.display().to_string(), reason: error.to_string() }
 }
 
 /// The file, and what it is to hold.
