@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use std::time::Duration;
-use weft_e2e::{Pair, cni::Runtime, eventually, one_more, seen, weft};
+use weft_e2e::{Pair, cni::Runtime, eventually, has_network, in_container, one_more, only_on, seen, weft};
 use weft_lab::{EngineVersion, NetNs, Podman, PodmanVersion, Tools, cannot_run};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -75,5 +75,37 @@ fn podman_cni_and_plain_namespaces_meet_by_ipv6_alone_and_docker_says_that_it_ca
     pair.weft_b().weft(&["detach", "six", "--netns", &netns]).unwrap();
     podman.podman(&["rm", "--all", "--force", "--time", "0"]).unwrap();
     pair.weft_a().weft(&["network", "rm", "six"]).unwrap();
+    pair.assert_nothing_left();
+}
+
+#[test]
+fn docker_28_has_networks_of_ipv6_alone() {
+    if !only_on("ebpf") {
+        return;
+    }
+    let Some(pair) = Pair::up("sixdock", EngineVersion::V28_5) else { return };
+    // One that weft made, and one of Docker's own.
+    pair.weft_a().weft(&["network", "create", "six", "--subnet", "fd09::/64"]).unwrap();
+    let own = ["network", "create", "-d", "weft", "--ipv6", "--ipv4=false", "--subnet", "fd0a::/64", "own"];
+    pair.a().docker(&own).unwrap();
+    for network in ["six", "own"] {
+        for (engine, name) in [(pair.a(), "left"), (pair.b(), "right")] {
+            eventually("the network", SOON, || has_network(engine, network));
+            let net = format!("--net={network}");
+            engine.docker(&["run", "-d", "--name", name, &net, "box", "sleep", "600"]).unwrap();
+        }
+        for (engine, from, to) in [(pair.a(), "left", "right"), (pair.b(), "right", "left")] {
+            eventually(&format!("{to} on {network}"), SOON, || {
+                let ping = ["/bin/ping", "-6", "-c", "1", "-W", "2", to];
+                engine.exec(from, &ping).map(drop).map_err(|e| e.to_string())
+            });
+        }
+        for (engine, name) in [(pair.a(), "left"), (pair.b(), "right")] {
+            let addresses = in_container(engine, name, &["ip", "-4", "addr", "show", "dev", "eth0"]).unwrap();
+            assert!(!addresses.contains("inet "), "{addresses}");
+            engine.docker(&["rm", "-f", name]).unwrap();
+        }
+        pair.a().docker(&["network", "rm", network]).unwrap();
+    }
     pair.assert_nothing_left();
 }

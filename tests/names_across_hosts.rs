@@ -21,11 +21,12 @@ use std::{
     time::{Duration, Instant},
 };
 use weft_e2e::{
-    Pair, address, eventually, fetch, field, lab, only_on, options_with_etcd, seen, with_both_engines,
+    Pair, address, eventually, fetch, field, lab, only_on, options_with_etcd, seen,
+    with_the_newest_engine_too,
 };
 use weft_lab::{Engine, EngineVersion, NGINX_PAGE, figures};
 
-with_both_engines!(
+with_the_newest_engine_too!(
     web_is_found_by_name_alias_and_id_from_both_hosts,
     other_names_mean_what_they_meant,
     an_internal_network_has_names_and_nothing_beyond,

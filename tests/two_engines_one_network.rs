@@ -22,6 +22,26 @@ with_both_engines!(
     weft_network_create_makes_it_on_every_engine,
 );
 
+/// The first and the widest of them on the newest Docker as well.
+mod docker_28_5 {
+    use weft_lab::EngineVersion::V28_5;
+
+    #[test]
+    fn the_four_commands_work_as_they_are_written() {
+        super::the_four_commands_work_as_they_are_written(V28_5);
+    }
+
+    #[test]
+    fn the_options_of_network_create_and_run_are_honoured() {
+        super::the_options_of_network_create_and_run_are_honoured(V28_5);
+    }
+
+    #[test]
+    fn containers_join_and_leave_while_they_run() {
+        super::containers_join_and_leave_while_they_run(V28_5);
+    }
+}
+
 const NET: &str = "my-multi-host-net";
 
 fn the_four_commands_work_as_they_are_written(version: EngineVersion) {

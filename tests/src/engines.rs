@@ -24,6 +24,17 @@ macro_rules! with_both_engines {
     };
 }
 
+/// Runs each test on these, and on the newest Docker as well: tests of what an engine's version may matter for.
+#[macro_export]
+macro_rules! with_the_newest_engine_too {
+    ($($test:ident),* $(,)?) => {
+        $crate::with_both_engines!($($test),*);
+        mod docker_28_5 {
+            $(#[test] fn $test() { super::$test(weft_lab::EngineVersion::V28_5); })*
+        }
+    };
+}
+
 /// A lab with an engine on each of two hosts: A and B.
 pub struct Pair {
     lab: Fixture,
@@ -44,7 +55,7 @@ impl Pair {
     pub fn is_on_its_path(version: EngineVersion) -> bool {
         only_on(match version {
             EngineVersion::V20_10 => "kernel",
-            EngineVersion::V26_1 => "ebpf",
+            EngineVersion::V26_1 | EngineVersion::V28_5 => "ebpf",
         })
     }
 

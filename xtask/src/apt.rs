@@ -20,6 +20,8 @@ pub enum Suite {
     Bookworm,
     /// Debian 13.
     Trixie,
+    /// Debian 14, which is being made.
+    Forky,
 }
 
 impl Suite {
@@ -28,6 +30,7 @@ impl Suite {
             Self::Bullseye => "bullseye",
             Self::Bookworm => "bookworm",
             Self::Trixie => "trixie",
+            Self::Forky => "forky",
         }
     }
 }

@@ -56,7 +56,7 @@ pub const VERIFIER: &str = "verifier";
 /// The runtime below both engines: Debian 13's wants a newer C library than Debian 12 has.
 const RUNTIME: (Suite, &[&str]) = (Suite::Bookworm, &["containerd", "runc", "tini"]);
 
-fn folders() -> [Folder; 10] {
+fn folders() -> [Folder; 11] {
     let engine = |version| format!("docker-{version}");
     let podman = |version| format!("podman-{version}");
     [
@@ -68,6 +68,11 @@ fn folders() -> [Folder; 10] {
         Folder {
             name: engine(EngineVersion::V26_1),
             packages: &[(Suite::Trixie, &["docker.io", "docker-cli", "docker-compose"]), RUNTIME],
+            complete: false,
+        },
+        Folder {
+            name: engine(EngineVersion::V28_5),
+            packages: &[(Suite::Forky, &["docker.io", "docker-cli"]), RUNTIME],
             complete: false,
         },
         Folder {

@@ -18,10 +18,12 @@ pub enum EngineVersion {
     V20_10,
     /// Debian 13's.
     V26_1,
+    /// Debian 14's, as long as that is being made: the first that makes networks without IPv4.
+    V28_5,
 }
 
 impl EngineVersion {
-    /// All of them.
+    /// Those that all tests and measurements of engines are made with.
     pub const ALL: [Self; 2] = [Self::V20_10, Self::V26_1];
 }
 
@@ -30,6 +32,7 @@ impl fmt::Display for EngineVersion {
         f.write_str(match self {
             Self::V20_10 => "20.10",
             Self::V26_1 => "26.1",
+            Self::V28_5 => "28.5",
         })
     }
 }
