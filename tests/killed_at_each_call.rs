@@ -137,7 +137,7 @@ fn killed_at_each_call(version: EngineVersion) {
     // In short: the engine of one version, weft with the other, at one call of each operation.
     let (short, at) = match version {
         EngineVersion::V20_10 => (Victim::Engine, 1),
-        EngineVersion::V26_1 => (Victim::Weft, 0),
+        EngineVersion::V26_1 | EngineVersion::V28_5 => (Victim::Weft, 0),
     };
     for (victim, name) in [(Victim::Engine, "dockerd"), (Victim::Weft, "weft")] {
         let mut struck = Vec::new();
