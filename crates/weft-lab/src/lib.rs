@@ -56,7 +56,7 @@ pub use lab::{Lab, LabOptions, LabStore};
 pub use netns::NetNs;
 pub use podman::Podman;
 pub use port::free_port;
-pub use process::Process;
+pub use process::{Process, signal};
 pub use small_disk::SmallDisk;
 pub use soak::{figures, short_or_long};
 pub use target::Target;

@@ -3,7 +3,11 @@
 //! A process is named by its pid and its start time, so that a pid which the kernel has given to someone else
 //! in the meantime is never signalled.
 
-use crate::{LabError, command::text, until};
+use crate::{
+    LabError,
+    command::{run, text},
+    until,
+};
 use nix::{
     errno::Errno,
     sys::{
@@ -111,6 +115,26 @@ impl Process {
         let path = PathBuf::from(format!("/proc/{}/fd", self.pid));
         Ok(fs::read_dir(&path).map_err(LabError::file(&path))?.count())
     }
+}
+
+/// Sends a signal with `kill(1)`'s name for it (`-STOP`). A process that is to stand still does when this returns: each of its threads
+/// goes on until it sees the signal.
+pub fn signal(pid: u32, signal: &str) -> Result<(), LabError> {
+    run(Command::new("kill").args([signal, &pid.to_string()]))?;
+    if signal != "-STOP" {
+        return Ok(());
+    }
+    let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+    until(&format!("process {pid} to stand still"), Duration::from_secs(10), || {
+        let all = fs::read_dir(&tasks).map_err(|e| e.to_string())?;
+        let state = |task: PathBuf| {
+            let stat = fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").map_or('T', |(_, rest)| rest.chars().next().unwrap_or('T'))
+        };
+        let states: String = all.flatten().map(|task| state(task.path())).collect();
+        if states.chars().all(|state| state == 'T') { Ok(()) } else { Err(states) }
+    })
+    .map(drop)
 }
 
 /// The start time of a pid, and whether any thread of it still runs. The first thread of a program that was

@@ -200,8 +200,7 @@ impl Server {
     }
 
     pub fn signal(&self, signal: &str) {
-        let pid = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        weft_lab::signal(self.process.as_ref().unwrap().id(), signal).unwrap();
     }
 
     /// A request that weft has no part in; the answer's body.

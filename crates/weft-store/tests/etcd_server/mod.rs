@@ -133,8 +133,7 @@ impl Member {
     }
 
     pub fn signal(&self, signal: &str) {
-        let pid = self.process.as_ref().unwrap().id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        weft_lab::signal(self.process.as_ref().unwrap().id(), signal).unwrap();
     }
 }
 
