@@ -11,6 +11,7 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::RangeBounds,
 };
 use weft_model::{Endpoint, EndpointId, NodeId, UnixSeconds, schema::Memberships};
 
@@ -28,6 +29,18 @@ impl Desired {
             None => self.state.remove(&key),
         };
         self.before.entry(key).or_insert(old);
+    }
+
+    /// Puts these objects in the place of all that stand in a range of keys.
+    pub fn replace(&mut self, range: impl RangeBounds<Key>, planned: BTreeMap<Key, Object>) {
+        let present = self.state.range(range).map(|(key, _)| key);
+        let gone: Vec<Key> = present.filter(|key| !planned.contains_key(key)).cloned().collect();
+        for key in gone {
+            self.set(key, None);
+        }
+        for (key, object) in planned {
+            self.set(key, Some(object));
+        }
     }
 
     /// The keys whose objects are others than at the last call.

@@ -143,14 +143,7 @@ impl Planner {
             Some(underlay) => gateway(self.outside.values(), underlay.wire),
             None => BTreeMap::new(),
         };
-        let gone = self.desired.state.range(Key::Gateway..).map(|(key, _)| key);
-        let gone: Vec<Key> = gone.filter(|key| !planned.contains_key(key)).cloned().collect();
-        for key in gone {
-            self.desired.set(key, None);
-        }
-        for (key, object) in planned {
-            self.desired.set(key, Some(object));
-        }
+        self.desired.replace(Key::Gateway.., planned);
     }
 
     /// Plans the hosts on the link, as long as a network here is direct.
@@ -161,15 +154,7 @@ impl Planner {
         let direct = self.members.values().any(|members| members.segment().direct);
         let underlay = self.underlay.as_ref().filter(|_| direct);
         let planned = underlay.map(Underlay::link_peers).unwrap_or_default();
-        let present = self.desired.state.range(Key::LinkPeer(MacAddr::ZERO)..Key::Gateway);
-        let gone: Vec<Key> =
-            present.map(|(key, _)| key).filter(|key| !planned.contains_key(key)).cloned().collect();
-        for key in gone {
-            self.desired.set(key, None);
-        }
-        for (key, object) in planned {
-            self.desired.set(key, Some(object));
-        }
+        self.desired.replace(Key::LinkPeer(MacAddr::ZERO)..Key::Gateway, planned);
     }
 
     fn node_changed(&mut self, snapshot: &Snapshot, id: &NodeId) {
@@ -181,11 +166,11 @@ impl Planner {
         if self.nodes.tunnel_mtu(underlay.vtep) != underlay.mtu {
             return self.plan_all(snapshot);
         }
-        let peers = concerned.into_iter().filter(|id| *id != self.this).map(|id| {
+        let known = |id: NodeId| {
             let peer = snapshot.nodes.get(&id).and_then(|there| peer(this, there, &self.nodes));
             (id, peer)
-        });
-        let peers: Vec<_> = peers.collect();
+        };
+        let peers = concerned.into_iter().filter(|id| *id != self.this).map(known).collect();
         self.put_peers(snapshot, peers);
     }
 
