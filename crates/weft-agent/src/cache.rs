@@ -6,6 +6,7 @@
 
 use crate::{
     AgentError,
+    json_line::json_line,
     outbox::Outbox,
     troubles::{Subject, Troubles},
     view::{Unsaved, View},
@@ -21,7 +22,7 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_model::{Revision, Snapshot, encode};
+use weft_model::{Revision, Snapshot};
 use weft_store::{Store, replace_file, task};
 
 /// How long changes are gathered before they are written.
@@ -77,20 +78,14 @@ pub(crate) fn read(bytes: &[u8], store: &str) -> Result<Option<Snapshot>, serde_
 /// The bytes of a file with this snapshot alone.
 pub(crate) fn written(store: &str, snapshot: &Snapshot) -> Vec<u8> {
     let records = snapshot.to_records().into_iter().map(|(key, value)| (key, Some(value)));
-    [line(&Line::Head { store: store.to_owned() }), changes(snapshot.revision, records)].concat()
+    [json_line(&Line::Head { store: store.to_owned() }), changes(snapshot.revision, records)].concat()
 }
 
 /// The bytes of a line of records.
 fn changes(revision: Revision, records: impl IntoIterator<Item = (String, Option<Vec<u8>>)>) -> Vec<u8> {
     let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
     let records = records.into_iter().map(|(key, value)| (key, value.map(text))).collect();
-    line(&Line::Records { revision, records })
-}
-
-fn line(line: &Line) -> Vec<u8> {
-    let mut bytes = encode(line);
-    bytes.push(b'\n');
-    bytes
+    json_line(&Line::Records { revision, records })
 }
 
 /// The file, as this daemon has written it, in bytes.
@@ -105,7 +100,7 @@ impl Log {
     /// Writes the snapshot, whole or not at all.
     fn begin(path: &Path, store: &str, snapshot: &Snapshot) -> Result<Self, AgentError> {
         let bytes = written(store, snapshot);
-        replace_file(path, 0o644, &bytes).map_err(|e| failed(path, &e))?;
+        replace_file(path, 0o644, &bytes).map_err(|e| AgentError::file(path, e))?;
         Ok(Self { whole: bytes.len() as u64, changes: 0 })
     }
 
@@ -113,16 +108,12 @@ impl Log {
     fn add(&mut self, path: &Path, changes: &[u8]) -> Result<(), AgentError> {
         self.changes += changes.len() as u64;
         let file = OpenOptions::new().append(true).open(path);
-        file.and_then(|mut file| file.write_all(changes)).map_err(|e| failed(path, &e))
+        file.and_then(|mut file| file.write_all(changes)).map_err(|e| AgentError::file(path, e))
     }
 
     fn is_long(&self) -> bool {
         self.changes > self.whole.max(FEW)
     }
-}
-
-fn failed(path: &Path, error: &std::io::Error) -> AgentError {
-    AgentError::File { path: path.display().to_string(), reason: error.to_string() }
 }
 
 /// The file, and what it is to hold.
@@ -216,7 +207,7 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_model::{Change, NodeId, schema};
+    use weft_model::{Change, NodeId, encode, schema};
 
     #[test]
     fn what_was_saved_is_loaded_for_the_same_store_only() {

@@ -2,6 +2,7 @@
 
 use crate::api::{ErrorBody, ErrorKind};
 use ipnet::IpNet;
+use std::{fmt::Display, path::Path};
 use weft_kernel::KernelError;
 use weft_model::{HostRoute, MacAddr, SubnetError, Vni, VniRange};
 use weft_plan::IpamError;
@@ -181,6 +182,11 @@ pub enum AgentError {
 }
 
 impl AgentError {
+    /// What is wrong with a file or directory.
+    pub(crate) fn file(path: &Path, reason: impl Display) -> Self {
+        Self::File { path: path.display().to_string(), reason: reason.to_string() }
+    }
+
     /// Its kind.
     pub fn kind(&self) -> ErrorKind {
         match self {

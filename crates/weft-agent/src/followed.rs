@@ -31,10 +31,7 @@ pub(crate) struct Followed {
 impl Followed {
     /// What was noted at `path`; `None` if nothing ever was.
     pub(crate) fn load(path: &Path) -> Result<Option<BTreeSet<NetworkId>>, AgentError> {
-        let error = |e: &dyn std::fmt::Display| AgentError::File {
-            path: path.display().to_string(),
-            reason: e.to_string(),
-        };
+        let error = |e: &dyn std::fmt::Display| AgentError::file(path, e);
         match std::fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|e| error(&e)),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -109,10 +106,8 @@ impl Followed {
 
     fn note(&self, networks: &BTreeMap<NetworkId, Instant>) -> Result<(), AgentError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let error =
-            |e: std::io::Error| AgentError::File { path: path.display().to_string(), reason: e.to_string() };
         let bytes = weft_model::encode(&networks.keys().collect::<Vec<_>>());
-        replace_file(path, 0o644, &bytes).map_err(error)
+        replace_file(path, 0o644, &bytes).map_err(|e| AgentError::file(path, e))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<NetworkId, Instant>> {

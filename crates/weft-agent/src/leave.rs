@@ -6,8 +6,8 @@ use weft_model::schema;
 use weft_store::Txn;
 
 impl Agent {
-    /// Removes this node's endpoints, its claims, its engines' bindings, its record and what it told of multicast groups; then the daemon ends and takes
-    /// its kernel objects with it (see [`crate::Running::stop`]). The state directory stays.
+    /// Removes this node's endpoints, its claims, its engines' bindings, its record and what it told of multicast groups; then
+    /// the daemon ends and takes its kernel objects with it (see [`crate::Running::stop`]). The state directory stays.
     pub async fn leave(&self) -> Result<(), AgentError> {
         // What a verb takes that has begun is given back with the rest, and no other begins.
         self.0.taking.close();

@@ -19,6 +19,7 @@ mod followed;
 pub mod fuzzing;
 mod gc;
 mod groups;
+mod json_line;
 mod known;
 mod leave;
 mod leftovers;

@@ -32,7 +32,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// The id of this node, made at the first start and kept.
 pub(crate) fn load_or_create_id(state_dir: &std::path::Path) -> Result<NodeId, AgentError> {
     let path = state_dir.join("node-id");
-    let error = |reason: String| AgentError::File { path: path.display().to_string(), reason };
+    let error = |reason: String| AgentError::file(&path, reason);
     match std::fs::read_to_string(&path) {
         Ok(text) => text
             .trim()

@@ -100,7 +100,7 @@ impl Moving {
     fn go(&self, next: Arc<dyn Store>, mark: Moved) -> Result<(), AgentError> {
         tracing::info!(from = self.address(), to = next.address(), "the store has moved");
         let kept = Kept { from: self.configured.clone(), moved: mark };
-        replace_file(&self.file, 0o644, &encode(&kept)).map_err(|e| file_error(&self.file, &e))?;
+        replace_file(&self.file, 0o644, &encode(&kept)).map_err(|e| AgentError::file(&self.file, &e))?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Fenced::new(next));
         self.times.send_modify(|times| *times += 1);
         Ok(())
@@ -121,15 +121,11 @@ pub(crate) fn kept(file: &Path, configured: &str) -> Result<Option<Moved>, Agent
     let bytes = match std::fs::read(file) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(file_error(file, &e)),
+        Err(e) => return Err(AgentError::file(file, &e)),
     };
-    let kept: Kept = serde_json::from_slice(&bytes).map_err(|e| file_error(file, &e))?;
+    let kept: Kept = serde_json::from_slice(&bytes).map_err(|e| AgentError::file(file, &e))?;
     // Started with another URL since, the new one most likely: that counts.
     Ok((kept.from == configured).then_some(kept.moved))
-}
-
-fn file_error(path: &Path, error: &dyn std::fmt::Display) -> AgentError {
-    AgentError::File { path: path.display().to_string(), reason: error.to_string() }
 }
 
 /// Follows each mark that the follower finds, until `shutdown`.

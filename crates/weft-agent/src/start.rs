@@ -457,18 +457,14 @@ async fn first_listing(view: &View, store: &dyn Store, options: &AgentOptions) -
 }
 
 fn make_dir(path: &Path) -> Result<(), AgentError> {
-    std::fs::create_dir_all(path).map_err(|e| file_error(path, &e))
+    std::fs::create_dir_all(path).map_err(|e| AgentError::file(path, &e))
 }
 
 fn remove_file(path: &Path) -> Result<(), AgentError> {
     match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(file_error(path, &e)),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(AgentError::file(path, &e)),
         _ => Ok(()),
     }
-}
-
-fn file_error(path: &Path, error: &std::io::Error) -> AgentError {
-    AgentError::File { path: path.display().to_string(), reason: error.to_string() }
 }
 
 /// Keeps a second daemon away from a state directory; the kernel lets go of it when the process ends, however.
@@ -479,7 +475,7 @@ struct StateLock {
 impl StateLock {
     fn take(state_dir: &Path) -> Result<Self, AgentError> {
         let path = state_dir.join(LOCK_FILE);
-        let file = std::fs::File::create(&path).map_err(|e| file_error(&path, &e))?;
+        let file = std::fs::File::create(&path).map_err(|e| AgentError::file(&path, &e))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(std::fs::TryLockError::WouldBlock) => Err(AgentError::InUse {
@@ -488,7 +484,7 @@ impl StateLock {
                          --run-dir and --overlay-netns"
                     .to_owned(),
             }),
-            Err(std::fs::TryLockError::Error(e)) => Err(file_error(&path, &e)),
+            Err(std::fs::TryLockError::Error(e)) => Err(AgentError::file(&path, &e)),
         }
     }
 }

@@ -30,10 +30,7 @@ const GROUPS: &str = "/etc/group";
 /// Makes the API's socket, for root and the group `weft` where there is one. A socket that a daemon answers on
 /// is left alone.
 pub(crate) fn bind(path: &Path) -> Result<UnixListener, AgentError> {
-    let error = |e: &dyn std::fmt::Display| AgentError::File {
-        path: path.display().to_string(),
-        reason: e.to_string(),
-    };
+    let error = |e: &dyn std::fmt::Display| AgentError::file(path, e);
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(AgentError::InUse {
             what: path.display().to_string(),

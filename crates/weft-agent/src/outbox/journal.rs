@@ -3,7 +3,7 @@
 //! A file of JSON lines: a head that names the store, then an entry each, and a mark for each entry that is done with. A
 //! last line that a crash has cut off was never answered for, and is dropped. Without entries the file is the head alone.
 
-use crate::AgentError;
+use crate::{AgentError, json_line::json_line};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -70,8 +70,8 @@ pub(super) struct Journal {
 impl Journal {
     /// Opens the journal at `path` for the store at the address `store`, with what was left in it.
     pub fn open(path: &Path, store: &str) -> Result<Self, AgentError> {
-        let fail = |reason: String| AgentError::File { path: path.display().to_string(), reason };
-        let head = line(&Line::Head { store: store.to_owned() });
+        let fail = |reason: String| AgentError::file(path, reason);
+        let head = json_line(&Line::Head { store: store.to_owned() });
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -103,8 +103,8 @@ impl Journal {
 
     /// The store is at another address from now on, with all that it was told.
     pub fn rebind(&mut self, store: &str) -> Result<(), AgentError> {
-        let head = line(&Line::Head { store: store.to_owned() });
-        let entries = self.entries.iter().flat_map(|(_, entry)| line(&Line::Entry(entry.clone())));
+        let head = json_line(&Line::Head { store: store.to_owned() });
+        let entries = self.entries.iter().flat_map(|(_, entry)| json_line(&Line::Entry(entry.clone())));
         let text: Vec<u8> = head.iter().copied().chain(entries).collect();
         replace_file(&self.path, MODE, &text).map_err(|e| self.failed(&e))?;
         let file = OpenOptions::new().read(true).write(true).open(&self.path).map_err(|e| self.failed(&e))?;
@@ -150,7 +150,7 @@ impl Journal {
 
     /// Adds an entry; it is on disk when this returns. Its number.
     pub fn append(&mut self, entry: Entry) -> Result<u64, AgentError> {
-        let line = line(&Line::Entry(entry.clone()));
+        let line = json_line(&Line::Entry(entry.clone()));
         self.write(&line)?;
         Ok(self.remember(entry))
     }
@@ -190,7 +190,7 @@ impl Journal {
         if self.entries.len() <= 1 {
             self.cut(self.head.len() as u64)?;
         } else {
-            self.write(&line(&Line::Done))?;
+            self.write(&json_line(&Line::Done))?;
         }
         Ok(self.entries.pop_front().map(|(_, entry)| entry))
     }
@@ -224,14 +224,8 @@ impl Journal {
     }
 
     fn failed(&self, error: &std::io::Error) -> AgentError {
-        AgentError::File { path: self.path.display().to_string(), reason: error.to_string() }
+        AgentError::file(&self.path, error)
     }
-}
-
-fn line(line: &Line) -> Vec<u8> {
-    let mut bytes = weft_model::encode(line);
-    bytes.push(b'\n');
-    bytes
 }
 
 /// The entries that are not done with, and how many bytes of the file are whole lines.
@@ -274,8 +268,8 @@ pub(crate) fn fuzzing(text: &str, store: &str) -> Result<usize, String> {
     let (entries, whole) = read(text, store)?;
     let whole = usize::try_from(whole).expect("no more than the text");
     assert_eq!(read(&text[..whole], store).as_ref().map(|(again, _)| again), Ok(&entries));
-    let mut again = line(&Line::Head { store: store.to_owned() });
-    again.extend(entries.iter().flat_map(|entry| line(&Line::Entry(entry.clone()))));
+    let mut again = json_line(&Line::Head { store: store.to_owned() });
+    again.extend(entries.iter().flat_map(|entry| json_line(&Line::Entry(entry.clone()))));
     let again = String::from_utf8(again).expect("JSON is UTF-8");
     assert_eq!(read(&again, store), Ok((entries.clone(), again.len() as u64)));
     Ok(entries.len())

@@ -39,7 +39,7 @@ pub(crate) struct Harmless(Vec<(String, u64)>);
 impl Spent {
     /// The file at `path`, with what an earlier daemon has left in it: nobody knows what became of that.
     pub(super) fn open(path: &Path) -> Result<Self, AgentError> {
-        let fail = |reason: String| AgentError::File { path: path.display().to_string(), reason };
+        let fail = |reason: String| AgentError::file(path, reason);
         let keys: Vec<String> = match std::fs::read(path) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| {
                 fail(format!(
@@ -111,10 +111,8 @@ impl Spent {
         change(&mut changed);
         if !changed.keys.keys().eq(all.keys.keys()) {
             let keys: Vec<_> = changed.keys.keys().collect();
-            replace_file(&self.path, MODE, &weft_model::encode(&keys)).map_err(|error| AgentError::File {
-                path: self.path.display().to_string(),
-                reason: error.to_string(),
-            })?;
+            replace_file(&self.path, MODE, &weft_model::encode(&keys))
+                .map_err(|error| AgentError::file(&self.path, error))?;
         }
         *all = changed;
         Ok(())
