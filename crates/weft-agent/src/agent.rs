@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 use tokio::sync::watch;
@@ -67,8 +67,6 @@ pub(crate) struct Inner {
     pub(crate) shutdown: CancellationToken,
     /// Verbs that take something for this host. Closed while the host leaves the cluster.
     pub(crate) taking: TaskTracker,
-    /// This host has left the cluster (`weft down`): the end of the daemon removes everything.
-    pub(crate) left: AtomicBool,
 }
 
 impl Agent {

@@ -1,7 +1,6 @@
 //! `weft down`: this host leaves the cluster.
 
 use crate::{Agent, AgentError};
-use std::sync::atomic::Ordering;
 use weft_model::schema;
 use weft_store::Txn;
 
@@ -41,7 +40,7 @@ impl Agent {
         for engine_network in &bindings {
             self.unbind(engine_network).await?;
         }
-        self.0.left.store(true, Ordering::SeqCst);
+        self.0.outbox.member.leave();
         self.0.shutdown.cancel();
         let node = &self.0.node;
         let txn = Txn::new().delete(schema::node_key(node)).delete(schema::alive_key(node));

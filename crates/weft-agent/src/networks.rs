@@ -28,8 +28,10 @@ impl Agent {
         }
         check_mtu(&spec)?;
         check_rate(&spec)?;
+        let _taking = self.takes()?;
         let id = NetworkId::random();
         for _ in 0..ATTEMPTS {
+            let made_before = self.0.store.get(&schema::node_key(&self.0.node)).await?;
             // All direct networks until that one are known then; who makes another before this one is there changes it.
             let last_direct = if spec.direct { self.0.store.get(schema::DIRECT).await? } else { None };
             self.caught_up(std::slice::from_ref(&last_direct)).await?;
@@ -54,7 +56,7 @@ impl Agent {
                 let binding = Binding { network: id.clone(), mirrored: false };
                 txn = txn.put(schema::binding_key(&self.0.node, engine_network), encode(&binding));
             }
-            match self.commit(txn).await? {
+            match self.commit(self.with_attempt_counted(txn, made_before)).await? {
                 Outcome::Committed(_) => {
                     tracing::info!(network = network.display_name(), vni = %network.vni, "network made");
                     return Ok(network);
@@ -68,6 +70,17 @@ impl Agent {
             }
         }
         Err(AgentError::Contention("the table of VNIs".to_owned(), ATTEMPTS))
+    }
+
+    /// Makes a transaction one that is done once, however often it is sent, and at no time after another one of this node's: it
+    /// writes the node's record as it is, on the condition that nobody has since `present` was read. Without, a message that
+    /// arrives when the network was made by the next attempt, and removed again, would make it anew.
+    pub(crate) fn with_attempt_counted(&self, txn: Txn, present: Option<Record>) -> Txn {
+        let key = schema::node_key(&self.0.node);
+        match present {
+            Some(record) => txn.unchanged(&key, record.modified).put(key, record.value),
+            None => txn.absent(&key).put(key, encode(&self.0.view.this())),
+        }
     }
 
     /// The record of a network to make, chosen and checked against the snapshot.

@@ -17,7 +17,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicBool, atomic::Ordering},
+    sync::{Arc, Mutex},
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -61,7 +61,7 @@ impl Running {
         self.agent.0.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        if self.agent.0.left.load(Ordering::SeqCst) {
+        if self.agent.0.outbox.member.has_left() {
             weft_kernel::remove_everything(&self.agent.0.options.overlay_netns).await?;
             remove_file(&self.cache)?;
         }
@@ -268,7 +268,6 @@ pub(crate) async fn adopt(
         troubles: Arc::default(),
         shutdown: shutdown.clone(),
         taking: TaskTracker::new(),
-        left: AtomicBool::new(false),
     };
     let telling = Arc::clone(&inner.outbox);
     let until = shutdown.clone();

@@ -14,7 +14,7 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 use weft_model::{
-    BadRecord, Change, NetworkId, Node, Revision, Snapshot, Touched, encode,
+    BadRecord, Change, NetworkId, Node, NodeId, Revision, Snapshot, Touched, encode,
     schema::{self, Scope},
 };
 use weft_store::{Batch, Listing};
@@ -248,7 +248,7 @@ impl View {
             let mut about = About::default();
             let untold = self.lock_untold();
             for change in &batch.changes {
-                if untold.contains_key(&change.key) {
+                if untold.contains_key(&change.key) || self.is_a_node_as_known(known.snapshot(), change) {
                     continue;
                 }
                 self.unsaved([(change.key.clone(), change.value.clone())]);
@@ -344,6 +344,13 @@ impl View {
         change.key.starts_with(schema::NETWORKS)
             || change.key.starts_with(schema::NAMES)
             || change.key.strip_prefix(schema::BINDINGS).is_some_and(|rest| self.is_ours(rest))
+    }
+
+    /// Whether it is the record of another node, written again as it was: each network that a node makes does so.
+    fn is_a_node_as_known(&self, snapshot: &Snapshot, change: &Change) -> bool {
+        let id = change.key.strip_prefix(schema::NODES).and_then(|id| id.parse::<NodeId>().ok());
+        let known = id.filter(|id| *id != self.this().id).and_then(|id| snapshot.nodes.get(&id));
+        known.is_some_and(|node| change.value.as_deref() == Some(encode(node).as_slice()))
     }
 
     fn is_ours(&self, binding: &str) -> bool {

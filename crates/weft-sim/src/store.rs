@@ -14,8 +14,9 @@ use weft_store::{Batch, LeaseId, Limits, Listing, Outcome, Record, StoreError, T
 /// What the store is called.
 pub const ADDRESS: &str = "sim://store";
 
-/// Few operations, so that what may have to be done in several transactions is: but enough for a reserve.
-pub const LIMITS: Limits = Limits { operations: 2 + 2 * RESERVE, bytes: Txn::MAX_BYTES };
+/// Few operations, so that what may have to be done in several transactions is: but enough for a reserve, on its three
+/// conditions.
+pub const LIMITS: Limits = Limits { operations: 3 + 2 * RESERVE, bytes: Txn::MAX_BYTES };
 
 /// Told of every change, with all records as they are then.
 pub type Watcher = Arc<dyn Fn(&Batch, &Snapshot) + Send + Sync>;

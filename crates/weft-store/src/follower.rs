@@ -2,8 +2,8 @@
 //!
 //! A follower lists the records, then watches from the listing's revision on. When the watch breaks it goes on
 //! from the last revision that it passed on; when the store has forgotten that one, or never had it (it was
-//! wiped, or restored from a backup), it lists again. It also lists again every few minutes, against errors
-//! that nobody has thought of.
+//! wiped, or restored from a backup), it lists again. It also lists again now and then, against errors that nobody has
+//! thought of: a thousand hosts that each list what grows with their number are not to be what the store is busy with.
 
 use crate::{
     Batch, Listing, Store, StoreError, Watch,
@@ -41,8 +41,10 @@ pub enum Event {
 /// How to follow.
 #[derive(Clone, Copy, Debug)]
 pub struct FollowOptions {
-    /// How often to list all records although the watch stands.
+    /// How often to list all records although the watch stands, where they are few.
     pub relist: Duration,
+    /// The records a second that this takes on average, at most: the more there are, the rarer they are listed.
+    pub relist_rate: u32,
     /// The wait after a first failure. It doubles with each further one.
     pub first_wait: Duration,
     /// The longest wait.
@@ -52,10 +54,19 @@ pub struct FollowOptions {
 impl Default for FollowOptions {
     fn default() -> Self {
         Self {
-            relist: Duration::from_mins(5),
+            relist: Duration::from_mins(10),
+            relist_rate: 5,
             first_wait: Duration::from_millis(100),
             most_wait: Duration::from_secs(5),
         }
+    }
+}
+
+impl FollowOptions {
+    /// How long a listing of so many records is good for.
+    fn relist_after(&self, records: usize) -> Duration {
+        let records = u32::try_from(records).unwrap_or(u32::MAX);
+        self.relist.max(Duration::from_secs(1) * records / self.relist_rate.max(1))
     }
 }
 
@@ -100,7 +111,7 @@ pub fn follow_with(store: Arc<dyn Store>, prefix: &str, options: FollowOptions) 
         next_listing: Instant::now(),
         away: false,
         backoff: Backoff::new(options.first_wait, options.most_wait),
-        relist: options.relist,
+        options,
         events: sender,
     };
     Follower { events, task: task::spawn(following.run()) }
@@ -115,7 +126,7 @@ struct Following {
     /// [`Event::Away`] was the last word on the store.
     away: bool,
     backoff: Backoff,
-    relist: Duration,
+    options: FollowOptions,
     events: mpsc::Sender<Event>,
 }
 
@@ -169,7 +180,7 @@ impl Following {
         }
         self.position = Some(revision);
         self.away = false;
-        self.next_listing = Instant::now() + shortened(self.relist);
+        self.next_listing = Instant::now() + shortened(self.options.relist_after(listing.records.len()));
         self.tell(Event::Resync(listing)).await?;
         Ok(revision)
     }
@@ -207,5 +218,22 @@ impl Following {
 
     async fn tell(&self, event: Event) -> Result<(), Unheard> {
         self.events.send(event).await.map_err(|_| Unheard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_records_are_listed_again_less_often() {
+        let options =
+            FollowOptions { relist: Duration::from_mins(10), relist_rate: 5, ..FollowOptions::default() };
+        assert_eq!(options.relist_after(0), Duration::from_mins(10));
+        assert_eq!(options.relist_after(3_000), Duration::from_mins(10));
+        assert_eq!(options.relist_after(18_000), Duration::from_hours(1));
+        assert!(options.relist_after(usize::MAX) > Duration::from_hours(24));
+        let never_dividing_by_zero = FollowOptions { relist_rate: 0, ..options };
+        assert_eq!(never_dividing_by_zero.relist_after(18_000), Duration::from_hours(5));
     }
 }

@@ -10,6 +10,7 @@
 
 mod asked;
 mod journal;
+mod member;
 mod replay;
 mod spent;
 
@@ -53,6 +54,8 @@ pub(crate) fn is_local(revision: Revision) -> bool {
 /// The store, as this node's verbs see it.
 pub(crate) struct Outbox {
     store: Arc<dyn Store>,
+    /// The same for what this node writes.
+    pub(crate) member: member::Member,
     view: Arc<View>,
     node: NodeId,
     journal: Mutex<Journal>,
@@ -86,8 +89,10 @@ impl Outbox {
         let spent = spent::Spent::open(&state.join("spent.json"))?;
         view.set_untold(journal.untold());
         let (untold, pending) = (AtomicUsize::new(journal.len()), AtomicUsize::new(journal.pending()));
+        let member = member::Member::new(Arc::clone(&store), Arc::clone(&view), node.clone());
         Ok(Self {
             store,
+            member,
             view,
             node,
             journal: Mutex::new(journal),
@@ -226,7 +231,7 @@ impl Outbox {
         // Held while the store is asked: what is written meanwhile comes after this.
         let mut journal = self.journal.lock().await;
         let Some(entry) = journal.oldest().cloned() else { return Ok(()) };
-        match replay::tell(self.store.as_ref(), &self.node, &entry).await? {
+        match replay::tell(&self.member, &entry).await? {
             replay::Told::As(revision) => journal.told(revision)?,
             replay::Told::Refused(reason) => {
                 tracing::error!(%reason, keys = ?entry.keys(), "the store refuses what was done while it was away");
@@ -471,7 +476,9 @@ impl Store for Outbox {
     }
 
     fn limits(&self) -> Limits {
-        self.store.limits()
+        let limits = self.store.limits();
+        // One is for the condition that this node is a member.
+        Limits { operations: limits.operations.saturating_sub(1), ..limits }
     }
 
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
@@ -501,7 +508,7 @@ impl Store for Outbox {
         let mut spent = Vec::new();
         if !self.is_away() {
             spent = self.note_spent(&txn)?;
-            match self.store.commit(txn.clone()).await {
+            match self.member.commit(txn.clone()).await {
                 // It may have taken effect; telling it again finds that out.
                 Err(error) if error.is_away() => asking.overtakes_others(),
                 Ok(Outcome::Committed(revision)) => {
@@ -520,7 +527,7 @@ impl Store for Outbox {
                 Err(self.away())
             } else {
                 self.note_spent(&txn)?;
-                self.store.commit(txn).await
+                self.member.commit(txn).await
             };
         };
         let entry = match entry {

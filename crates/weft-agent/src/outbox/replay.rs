@@ -4,7 +4,10 @@
 //! node's is changed, one that is as it should be already is left (the answer to the first attempt was lost), one that has
 //! become somebody else's, or whose network is gone, is refused, and the node takes back what it did.
 
-use super::journal::{self, Step};
+use super::{
+    journal::{self, Step},
+    member::Member,
+};
 use crate::{AgentError, endpoints::with_claim_given_back};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -28,19 +31,15 @@ pub(super) enum Told {
 }
 
 /// Tells one entry.
-pub(super) async fn tell(
-    store: &dyn Store,
-    node: &NodeId,
-    entry: &journal::Entry,
-) -> Result<Told, AgentError> {
+pub(super) async fn tell(member: &Member, entry: &journal::Entry) -> Result<Told, AgentError> {
     for _ in 0..ATTEMPTS {
-        let present = look(store, entry).await?;
-        let txn = match decide(node, entry, &present) {
+        let present = look(member.store.as_ref(), entry).await?;
+        let txn = match decide(&member.node, entry, &present) {
             Decision::Write(txn) => txn,
             Decision::Done => return Ok(Told::As(latest(&present))),
             Decision::Refuse(reason) => return Ok(Told::Refused(reason)),
         };
-        match store.commit(txn).await {
+        match member.commit(txn).await {
             Ok(Outcome::Committed(revision)) => return Ok(Told::As(revision)),
             Ok(Outcome::Refused(_)) => {}
             // Nothing that is tried again will make it smaller or well-formed.
@@ -265,7 +264,7 @@ mod tests {
         let made =
             host.agent.create_endpoint(crate::EndpointSpec { addresses, ..spec(&network.id) }).await.unwrap();
         let key = schema::address_key(&network.id, made.addresses().next().unwrap());
-        let (store, node) = (cluster.store.as_ref(), host.agent.node());
+        let (store, member) = (cluster.store.as_ref(), &host.agent.0.outbox.member);
         let claim: AddressClaim =
             serde_json::from_slice(&store.get(&key).await.unwrap().unwrap().value).unwrap();
         assert_eq!((claim.kind, &claim.endpoint), (ClaimKind::Ipam, &Some(made.id.clone())));
@@ -277,7 +276,7 @@ mod tests {
             conditions: vec![],
             steps: vec![Step { key: key.clone(), before: Some(json(before)), after: after.map(&json) }],
         };
-        let told = tell(store, node, &step(&claim, Some(&after))).await.unwrap();
+        let told = tell(member, &step(&claim, Some(&after))).await.unwrap();
         assert!(matches!(told, Told::As(_)));
         assert!(store.get(&schema::key_of_endpoint(&made)).await.unwrap().is_some());
 
@@ -285,13 +284,13 @@ mod tests {
         let gone = schema::address_key(&network.id, "10.9.0.99".parse().unwrap());
         let mut entry = step(&claim, Some(&AddressClaim { kind: ClaimKind::Reserved, ..claim.clone() }));
         entry.steps[0].key.clone_from(&gone);
-        assert!(matches!(tell(store, node, &entry).await.unwrap(), Told::As(_)));
+        assert!(matches!(tell(member, &entry).await.unwrap(), Told::As(_)));
         assert!(store.get(&gone).await.unwrap().is_none());
 
         // What the daemon's snapshot knew is from before the endpoint.
         let before = AddressClaim { endpoint: None, ..claim.clone() };
         let kept = AddressClaim { kind: ClaimKind::Reserved, ..before.clone() };
-        let told = tell(store, node, &step(&before, Some(&kept))).await.unwrap();
+        let told = tell(member, &step(&before, Some(&kept))).await.unwrap();
         assert!(matches!(told, Told::As(_)));
         assert!(store.get(&schema::key_of_endpoint(&made)).await.unwrap().is_none());
         let now = store.get(&key).await.unwrap().unwrap();

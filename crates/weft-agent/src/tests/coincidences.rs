@@ -11,7 +11,7 @@ use weft_model::{
     schema::{self, Scope},
 };
 use weft_plan::{Key, diff, plan};
-use weft_store::{Batch, Listing, Record, Store, Txn};
+use weft_store::{Batch, Listing, Outcome, Record, Store, Txn};
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let look = async {
@@ -250,4 +250,46 @@ async fn an_address_that_may_have_been_given_back_is_given_to_nobody_without_the
     // It was not given back after all.
     host.agent.0.outbox.spent.settle(&[key]);
     host.agent.create_endpoint(spec()).await.unwrap();
+}
+
+#[tokio::test]
+async fn nothing_of_a_node_without_a_record_gets_into_the_store_before_that() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(1).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    // As after `weft down`, or when it was declared dead.
+    let key = schema::node_key(host.agent.node());
+    cluster.store.commit(Txn::new().delete(&key)).await.unwrap();
+    let made = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let node = cluster.store.get(&key).await.unwrap().unwrap();
+    let record = cluster.store.get(&schema::key_of_endpoint(&made)).await.unwrap().unwrap();
+    assert!(node.modified < record.modified);
+
+    // What is refused for a reason of its own does not bring the node's record back, nor what takes something away.
+    cluster.store.commit(Txn::new().delete(&key)).await.unwrap();
+    let put = |txn: Txn| txn.put("v1/x", b"1".to_vec());
+    for txn in [put(Txn::new().absent(&record.key)), Txn::new().present(&record.key).delete("v1/x")] {
+        host.agent.0.outbox.commit(txn).await.unwrap();
+        assert_eq!(cluster.store.get(&key).await.unwrap(), None);
+    }
+    // Nor what a host writes that has left.
+    host.agent.0.outbox.member.leave();
+    let error = host.agent.0.outbox.commit(put(Txn::new())).await.unwrap_err().to_string();
+    assert!(error.contains("this host has left the cluster"), "{error}");
+    assert_eq!(cluster.store.get("v1/x").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_request_to_make_a_network_that_comes_after_the_next_attempt_makes_nothing() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(1).await;
+    for _ in 0..2 {
+        let node = cluster.store.get(&schema::node_key(host.agent.node())).await.unwrap();
+        let late =
+            host.agent.with_attempt_counted(Txn::new().absent("v1/x").put("v1/x", b"1".to_vec()), node);
+        let network = host.network("blue", "10.9.0.0/24").await;
+        host.agent.remove_network(&network.id).await.unwrap();
+        assert!(matches!(cluster.store.commit(late).await.unwrap(), Outcome::Refused(_)));
+        assert_eq!(cluster.store.get("v1/x").await.unwrap(), None);
+    }
 }

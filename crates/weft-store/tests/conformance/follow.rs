@@ -29,7 +29,11 @@ pub async fn a_follower_lists_then_reports_changes(subject: impl Subject) {
 pub async fn a_follower_lists_again_now_and_then(subject: impl Subject) {
     let store = subject.store();
     done(&*store, Txn::new().put("f/a", b"1".to_vec())).await;
-    let options = FollowOptions { relist: Duration::from_millis(300), ..FollowOptions::default() };
+    let options = FollowOptions {
+        relist: Duration::from_millis(300),
+        relist_rate: u32::MAX,
+        ..FollowOptions::default()
+    };
     let mut follower = follow_with(store, "f/", options);
     let first = resync(&mut follower).await;
     assert_eq!(resync(&mut follower).await, first);
