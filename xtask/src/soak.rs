@@ -258,15 +258,10 @@ mod tests {
     #[test]
     fn every_file_of_tests_with_a_long_form_is_soaked() {
         for (package, folder) in [("weft-e2e", "../tests"), ("weft-store", "../crates/weft-store/tests")] {
-            for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
-                let path = entry.path();
-                if path.extension().is_none_or(|e| e != "rs") {
-                    continue;
-                }
-                let target = path.file_stem().unwrap().to_str().unwrap();
-                let is_step = STEPS.iter().any(|s| s.package == package && s.target == Some(target));
-                let has_long_form = fs::read_to_string(&path).unwrap().contains("short_or_long(");
-                assert!(is_step || !has_long_form, "{} is not among the steps", path.display());
+            for target in test::files_of_tests(Path::new(folder)).unwrap() {
+                let is_step = STEPS.iter().any(|s| s.package == package && s.target == Some(&target));
+                let text = fs::read_to_string(format!("{folder}/{target}.rs")).unwrap();
+                assert!(is_step || !text.contains("short_or_long("), "{target} is not among the steps");
             }
         }
     }
