@@ -6,7 +6,8 @@
 //! repairs without any news is drift; it is counted by kind and shown by `weft status`.
 //!
 //! A daemon that starts while the store is away has a snapshot from some moments before its end. What the kernel has beyond
-//! that may be newer, and carry frames: until the store has listed its records, an audit takes nothing away.
+//! that may be newer, and carry frames: until the store has listed its records, an audit takes nothing away, and news nothing
+//! that an endpoint needs which is not known.
 
 use crate::view::View;
 use std::{
@@ -148,7 +149,16 @@ impl Reconciler {
     /// A change pass.
     async fn follow(&mut self) {
         let Some((keys, planned)) = self.plan_news() else { return };
-        let ops = diff_keys(self.planner.desired(), &self.believed, &keys);
+        let mut ops = diff_keys(self.planner.desired(), &self.believed, &keys);
+        if !self.adopted && self.has_unknown_ports(&keys) {
+            // The last endpoint that is known of a network may have gone: an audit finds out whether it was the last.
+            ops.retain(|op| match op {
+                Op::Remove(key) => {
+                    is_a_port(key) && keys.contains(key) || self.planner.desired().contains_key(key)
+                }
+                Op::Create(..) | Op::Change { .. } => true,
+            });
+        }
         if !ops.is_empty() && !self.apply(&ops).await {
             self.next_audit = self.next_audit.min(self.rest_until.max(Instant::now() + SETTLE));
         }
@@ -188,6 +198,12 @@ impl Reconciler {
         let few = self.state.objects <= FEW_OBJECTS;
         let idle = if few { self.interval } else { self.interval.max((took * IDLE_FACTOR).min(LONGEST)) };
         self.next_audit = self.rest_until.max(now + idle);
+    }
+
+    /// Whether the kernel has ports that nothing was known of before these news either.
+    fn has_unknown_ports(&self, news: &BTreeSet<Key>) -> bool {
+        let mut ports = self.believed.keys().filter(|key| is_a_port(key));
+        ports.any(|key| !self.planner.desired().contains_key(key) && !news.contains(key))
     }
 
     /// Whether an operation takes nothing away that may be newer than the snapshot. What has to be made anew goes first.
@@ -252,4 +268,9 @@ impl Reconciler {
         self.state.objects = self.planner.desired().len();
         self.done.send_replace(self.state.clone());
     }
+}
+
+/// Whether it is one endpoint's device.
+fn is_a_port(key: &Key) -> bool {
+    matches!(key, Key::Port(..) | Key::GatewayPort(_))
 }

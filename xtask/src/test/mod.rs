@@ -62,15 +62,11 @@ pub fn run(flags: &Flags) -> Result<()> {
     let files =
         files_of_tests(Path::new(END_TO_END_FOLDER))?.into_iter().map(|file| format!("--test={file}"));
     let clusters: Vec<String> = std::iter::once("--lib".to_owned()).chain(files).collect();
-    for Step { name, arguments, datapath } in steps(flags.quick) {
+    for Step { name, arguments, order, datapath } in steps(flags.quick) {
         let command = |of: &[&str], only: &[String]| {
             let mut command = cargo(&arguments);
             command.args(of).arg("--");
-            if arguments.contains(&END_TO_END) || arguments.contains(&KERNEL[0]) {
-                command.arg("--test-threads=1");
-            } else {
-                command.env("RUST_TEST_THREADS", AT_ONCE);
-            }
+            command.env("RUST_TEST_THREADS", if order == Order::AtOnce { AT_ONCE } else { "1" });
             environment(&mut command, &weft, &cannot_run);
             if let Some(datapath) = datapath {
                 // Every daemon that the tests start reads it.
@@ -80,7 +76,7 @@ pub fn run(flags: &Flags) -> Result<()> {
             command
         };
         let Some(filter) = &flags.filter else {
-            let outcome = if arguments.contains(&END_TO_END) {
+            let outcome = if order == Order::InLanes {
                 lanes::take(name, &clusters, |target| command(&[target], &[]))
             } else {
                 harness::take(name, &mut command(&[], &[]))
@@ -109,10 +105,22 @@ pub(crate) fn files_of_tests(folder: &Path) -> Result<Vec<String>> {
     Ok(files)
 }
 
+/// How many tests of a step run at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// As many as can: see [`AT_ONCE`].
+    AtOnce,
+    /// One after the other.
+    InTurn,
+    /// One of a file, and some files.
+    InLanes,
+}
+
 /// A run of `cargo test`.
 struct Step {
     name: &'static str,
     arguments: Vec<&'static str>,
+    order: Order,
     /// Which data path the daemons use.
     datapath: Option<&'static str>,
 }
@@ -124,15 +132,15 @@ fn steps(quick: bool) -> Vec<Step> {
         pure.extend(["--exclude", name]);
         kernel.extend(["--package", name]);
     }
-    let step = |name, arguments, datapath| Step { name, arguments, datapath };
-    let mut steps = vec![step("unit, property, conformance", pure, None)];
+    let step = |name, arguments, order, datapath| Step { name, arguments, order, datapath };
+    let mut steps = vec![step("unit, property, conformance", pure, Order::AtOnce, None)];
     if !quick {
-        steps.push(step("kernel and lab", kernel, None));
+        steps.push(step("kernel and lab", kernel, Order::InTurn, None));
         for (name, datapath) in
             [("end to end, eBPF data path", "ebpf"), ("end to end, kernel data path", "kernel")]
         {
             let end_to_end = vec!["test", "--no-fail-fast", "--package", END_TO_END];
-            steps.push(step(name, end_to_end, Some(datapath)));
+            steps.push(step(name, end_to_end, Order::InLanes, Some(datapath)));
         }
     }
     steps

@@ -51,7 +51,7 @@ impl Member {
         for _ in 0..ATTEMPTS {
             let mut present = match self.store.commit(txn.clone().present(&key)).await? {
                 Outcome::Refused(present) => present,
-                done => return Ok(done),
+                done @ Outcome::Committed(_) => return Ok(done),
             };
             let is_member = present.pop().flatten().is_some();
             if is_member || !txn.compares.iter().zip(&present).all(|(c, record)| c.holds(record.as_ref())) {

@@ -152,6 +152,17 @@ async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_li
     until("what is known is repaired", async || kernel.state().contains_key(&port(&old))).await;
     assert!(kernel.state().contains_key(&port(&new)), "what is not known may carry frames");
 
+    // The only endpoint that is known is removed: the network's devices are not, for the other one needs them.
+    let key = schema::key_of_endpoint(&old);
+    view.set_untold([(key.clone(), None)].into());
+    until("its port is gone", async || !kernel.state().contains_key(&port(&old))).await;
+    for needed in [Key::Bridge(network.vni), Key::Vxlan(network.vni), port(&new)] {
+        assert!(kernel.state().contains_key(&needed), "{needed:?}");
+    }
+    view.set_untold([(key, Some(encode(&old)))].into());
+    until("it is back", async || kernel.state().contains_key(&port(&old))).await;
+    view.set_untold([].into());
+
     // It says that the first has gone meanwhile.
     let gone = [schema::key_of_endpoint(&old)];
     for scope in [Scope::Cluster, Scope::Network(network.id.clone())] {
