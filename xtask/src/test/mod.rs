@@ -14,7 +14,7 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use clap::Args;
-use std::{env, fs, path::Path, process::Command, time::Instant};
+use std::{cmp::Reverse, env, fs, path::Path, process::Command, time::Instant};
 use weft_lab::Tools;
 
 /// What to test.
@@ -92,17 +92,20 @@ pub fn run(flags: &Flags) -> Result<()> {
     summary(&outcomes, &cannot_run)
 }
 
-/// The files of integration tests of a package, without their extension.
+/// The files of integration tests of a package, without their extension; the longest first, for they take the most time.
 pub(crate) fn files_of_tests(folder: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            files.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
+        let entry = entry?;
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            && let Some(stem) = path.file_stem()
+        {
+            files.push((Reverse(entry.metadata()?.len()), stem.to_string_lossy().into_owned()));
         }
     }
     files.sort();
-    Ok(files)
+    Ok(files.into_iter().map(|(_, name)| name).collect())
 }
 
 /// How many tests of a step run at once.
