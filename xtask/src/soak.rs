@@ -25,9 +25,9 @@ pub struct Flags {
     /// How long each test goes on that could go on for ever
     #[arg(long, default_value_t = 10, value_name = "N")]
     minutes: u64,
-    /// Only steps whose name or target contains this
+    /// Only steps whose name or target contains this; may be given several times
     #[arg(long, value_name = "FAULT")]
-    only: Option<String>,
+    only: Vec<String>,
     /// Write what was measured into docs/reliability.md
     #[arg(long)]
     write: bool,
@@ -100,8 +100,11 @@ const STEPS: &[Step] = &[
 ];
 
 impl Step {
-    fn is_asked_for(&self, only: Option<&str>) -> bool {
-        only.is_none_or(|only| self.name.contains(only) || self.target.is_some_and(|t| t.contains(only)))
+    fn is_asked_for(&self, only: &[String]) -> bool {
+        let is_named = |only: &String| {
+            self.name.contains(only.as_str()) || self.target.is_some_and(|t| t.contains(only.as_str()))
+        };
+        only.is_empty() || only.iter().any(is_named)
     }
 
     fn command(&self) -> Command {
@@ -114,7 +117,7 @@ impl Step {
 
 /// `cargo xtask soak`
 pub fn run(flags: &Flags) -> Result<()> {
-    let steps: Vec<&Step> = STEPS.iter().filter(|s| s.is_asked_for(flags.only.as_deref())).collect();
+    let steps: Vec<&Step> = STEPS.iter().filter(|s| s.is_asked_for(&flags.only)).collect();
     if flags.list {
         for step in steps {
             println!("{:<55} {}", step.name, step.target.unwrap_or(step.package));
