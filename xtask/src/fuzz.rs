@@ -104,7 +104,9 @@ fn one(folder: &Path, target: &str, flags: &Flags) -> Result<Outcome> {
     let outcome = watch(&mut command)?;
     if flags.keep && outcome.broken.is_none() {
         let mut command = fuzz(&["run"]);
-        step(command.args(NO_SANITIZER).arg(target).args([&corpus, &found]).args(["--", "-merge=1"]))?;
+        // One input for each edge, not for each number of times that one was passed: thousands, otherwise.
+        let merge = ["--", "-set_cover_merge=1", "-use_counters=0"];
+        step(command.args(NO_SANITIZER).arg(target).args([&corpus, &found]).args(merge))?;
     }
     Ok(outcome)
 }
