@@ -6,7 +6,11 @@ use weft_model::Subnet;
 /// The `weft network create …` that makes exactly this network, for a shell.
 pub fn command_line(spec: &NetworkSpec) -> String {
     let mut words = vec!["weft".to_owned(), "network".to_owned(), "create".to_owned()];
-    let mut flag = |name: &str, value: String| words.extend([name.to_owned(), quoted(&value)]);
+    let mut flag = |name: &str, value: String| match value.strip_prefix('-') {
+        // It would be read as an option.
+        Some(_) => words.push(format!("{name}={}", quoted(&value))),
+        None => words.extend([name.to_owned(), quoted(&value)]),
+    };
     for subnet in &spec.subnets {
         flag("--subnet", subnet.net.to_string());
         // The first address is what weft takes by itself.

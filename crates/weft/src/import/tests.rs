@@ -128,6 +128,22 @@ fn a_line_says_to_the_command_line_what_the_daemon_is_asked() {
     let odd =
         NetworkSpec { labels: [("a".to_owned(), "it's $HOME".to_owned())].into(), ..NetworkSpec::default() };
     assert_eq!(command_line(&odd), r"weft network create --label 'a=it'\''s $HOME'");
+    let options = [("-x".to_owned(), "1".to_owned())];
+    let odd = NetworkSpec {
+        labels: options.clone().into(),
+        options: options.into(),
+        name: Some("odd".parse().unwrap()),
+        ..NetworkSpec::default()
+    };
+    let line = command_line(&odd);
+    assert_eq!(line, "weft network create --label=-x=1 -o=-x=1 odd");
+    let Command::Network(NetworkCommand::Create(flags)) =
+        Cli::try_parse_from(line.split(' ')).unwrap().command
+    else {
+        panic!("{line}")
+    };
+    let read = crate::commands::network::spec(*flags).unwrap();
+    assert_eq!((read.labels, read.options), (odd.labels, odd.options));
 }
 
 #[test]
