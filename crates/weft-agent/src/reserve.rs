@@ -30,10 +30,16 @@ const GIVING_BACK: Duration = Duration::from_secs(3);
 /// Keeps the reserve until `shutdown`.
 pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
     let (mut seen, mut link) = (agent.0.view.seen(), agent.0.view.link());
+    let (mut networks, mut nodes) = (agent.0.view.networks(), agent.0.view.nodes());
     let mut last_used: BTreeMap<NetworkId, Instant> = BTreeMap::new();
     loop {
         let mut rest = SETTLE;
         let mut wait = KEPT;
+        // Of the cluster, only what networks and how many nodes there are counts here: leases come and go all the time where
+        // there are thousands.
+        let looked_at = seen.borrow().members().clone();
+        networks.mark_unchanged();
+        nodes.mark_unchanged();
         if !agent.0.outbox.is_away()
             && let Err(error) = agent.settle_reserve(&mut last_used, &mut rest).await
         {
@@ -46,7 +52,9 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            changed = seen.changed() => if changed.is_err() { return },
+            news = seen.wait_for(|seen| *seen.members() != looked_at) => if news.is_err() { return },
+            _ = networks.changed() => {}
+            _ = nodes.changed() => {}
             // An outage in which nobody changed anything ends without news.
             _ = link.changed() => {}
             () = tokio::time::sleep(wait) => {}
@@ -56,7 +64,6 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(rest) => {}
         }
-        seen.mark_unchanged();
     }
 }
 

@@ -64,6 +64,11 @@ impl Seen {
         }
     }
 
+    /// How far each network's members are.
+    pub(crate) fn members(&self) -> &BTreeMap<NetworkId, Revision> {
+        &self.networks
+    }
+
     fn set(&mut self, scope: &Scope, revision: Revision) {
         match scope {
             Scope::Cluster => self.cluster = revision,
