@@ -313,11 +313,12 @@ fn a_flood_of_one_container_is_cut_and_counted_and_others_send_on() {
                 took = flooding.join().unwrap();
             });
         });
-        // One second's worth at once, and one for each second; all of it on a machine that is too busy for a flood.
+        assert!(took < Duration::from_secs(4), "{sent} in {took:?} are no flood");
+        // One second's worth at once, and one for each second, and a sixth of it for the clock.
         let crossed = of_group(&frames, group) as u64;
-        let most = 11_000 * (1_500 + took.as_millis()) / 1_000;
+        let most = 35_000 * (1_000 + took.as_millis()) / 3_000;
         assert!(
-            crossed >= 10_000 && u128::from(crossed) <= most,
+            crossed >= 10_000 && u128::from(crossed) < most,
             "{crossed} of {sent} to {group} in {took:?}"
         );
         // A machine that is full of work loses some of a flood before the bridge.

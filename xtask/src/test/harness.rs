@@ -29,19 +29,24 @@ pub(super) fn take(name: &str, command: &mut Command) -> Outcome {
 /// failure and goes on to the next.
 pub(crate) fn take_for(name: &str, command: &mut Command, limit: Option<Duration>) -> Outcome {
     println!("\n=== {name}");
+    run(name, command, limit, |line| println!("{line}"))
+}
+
+/// Runs a command whose standard output is given to `show`, line by line.
+pub(super) fn run(
+    name: &str,
+    command: &mut Command,
+    limit: Option<Duration>,
+    show: impl FnMut(&str),
+) -> Outcome {
     let start = Instant::now();
-    match watch(command, limit, |line| println!("{line}")) {
+    match watch(command, limit, show) {
         Ok(outcome) => Outcome { step: name.to_owned(), took: start.elapsed(), ..outcome },
         Err(error) => Outcome::failed(name, start.elapsed(), &error),
     }
 }
 
-/// Runs a command whose standard output is given to `show`, line by line.
-pub(super) fn watch(
-    command: &mut Command,
-    limit: Option<Duration>,
-    mut show: impl FnMut(&str),
-) -> Result<Outcome> {
+fn watch(command: &mut Command, limit: Option<Duration>, mut show: impl FnMut(&str)) -> Result<Outcome> {
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let alarm = limit.map(|limit| Alarm::set(child.id(), limit));
     let (mut passed, mut ignored, mut failed, mut panics) = (0, 0, Vec::new(), Panics::default());

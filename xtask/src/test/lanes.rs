@@ -37,17 +37,13 @@ pub(super) fn take(name: &str, files: &[String], command: impl Fn(&str) -> Comma
 }
 
 fn one(file: &str, command: &mut Command) -> Outcome {
-    let (start, mut output) = (Instant::now(), String::new());
-    let outcome = harness::watch(command, None, |line| {
+    let mut output = String::new();
+    let outcome = harness::run(file, command, None, |line| {
         // Writing to a string does not fail.
         let _ = writeln!(output, "{line}");
     });
-    let took = start.elapsed();
-    println!("\n--- {file}, {} s\n{output}", took.as_secs());
-    match outcome {
-        Ok(outcome) => Outcome { step: file.to_owned(), took, ..outcome },
-        Err(error) => Outcome::failed(file, took, &error),
-    }
+    println!("\n--- {file}, {} s\n{output}", outcome.took.as_secs());
+    outcome
 }
 
 #[cfg(test)]
