@@ -477,8 +477,9 @@ impl Store for Outbox {
 
     fn limits(&self) -> Limits {
         let limits = self.store.limits();
-        // One is for the condition that this node is a member.
-        Limits { operations: limits.operations.saturating_sub(1), ..limits }
+        // For the condition that this node is a member.
+        let key = schema::node_key(&self.node).len();
+        Limits { operations: limits.operations - 1, bytes: limits.bytes - key }
     }
 
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
