@@ -5,13 +5,20 @@
 //! with a device (see [`crate::model_kernel`]) is not removed separately, and is made again when the device is.
 
 use crate::state::{Fdb, HostState, Key, Object, Op, Port, Vxlan, keys_of, vxlan_name};
-use std::collections::BTreeSet;
+use std::{cmp::Ordering, collections::BTreeSet};
 use weft_model::Vni;
 
-/// The operations that turn `observed` into `desired`. Empty when they are alike.
+/// The operations that turn `observed` into `desired`. Empty when they are alike, which costs one walk through both.
 pub fn diff(desired: &HostState, observed: &HostState) -> Vec<Op> {
-    let keys = desired.keys().chain(observed.keys()).collect();
-    Pair { desired, observed }.operations(&keys)
+    let pair = Pair { desired, observed };
+    let mut keys = pair.differing();
+    let devices: Vec<&Key> = keys.iter().filter(|key| !pair.stays(key)).copied().collect();
+    for key in devices {
+        if let Key::Bridge(vni) | Key::Vxlan(vni) | Key::Port(vni, _) = key {
+            keys.extend(pair.keys_of(*vni));
+        }
+    }
+    pair.operations(&keys)
 }
 
 /// The same as [`diff`] where `desired` and `before` are known to differ in `keys` only, at a cost that
@@ -25,11 +32,8 @@ pub fn diff_keys(desired: &HostState, before: &HostState, keys: &BTreeSet<Key>) 
     let mut all: BTreeSet<&Key> = keys.iter().collect();
     for key in keys {
         let (Key::Bridge(vni) | Key::Vxlan(vni)) = key else { continue };
-        if pair.stays(key) {
-            continue;
-        }
-        for state in [desired, before] {
-            all.extend(keys_of(state, *vni));
+        if !pair.stays(key) {
+            all.extend(pair.keys_of(*vni));
         }
     }
     pair.operations(&all)
@@ -62,7 +66,32 @@ struct Pair<'a> {
     observed: &'a HostState,
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
+    /// The keys whose objects are not alike in both, or in one of them only. Both are sorted: they are walked side by side.
+    fn differing(&self) -> BTreeSet<&'a Key> {
+        let mut differing = BTreeSet::new();
+        let (mut desired, mut observed) = (self.desired.iter().peekable(), self.observed.iter().peekable());
+        loop {
+            let first = match (desired.peek(), observed.peek()) {
+                (Some((d, _)), Some((o, _))) => d.cmp(o),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return differing,
+            };
+            let to = if first.is_le() { desired.next() } else { None };
+            let from = if first.is_ge() { observed.next() } else { None };
+            match (to, from) {
+                (Some((_, to)), Some((_, from))) if is_as_desired(to, from) => {}
+                (to, from) => differing.extend(to.or(from).map(|(key, _)| key)),
+            }
+        }
+    }
+
+    /// The keys of one network in both.
+    fn keys_of(&self, vni: Vni) -> impl Iterator<Item = &'a Key> + use<'a> {
+        keys_of(self.desired, vni).chain(keys_of(self.observed, vni))
+    }
+
     fn operations(&self, keys: &BTreeSet<&Key>) -> Vec<Op> {
         let mut ops = Vec::new();
         for key in keys.iter().rev() {

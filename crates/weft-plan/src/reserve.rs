@@ -27,8 +27,8 @@ pub fn reserved<'a>(
     subnet: &'a Subnet,
     node: &'a NodeId,
 ) -> impl Iterator<Item = IpAddr> + 'a {
-    let in_subnet = claims.iter().filter(|(ip, _)| subnet.net.contains(*ip));
-    in_subnet.filter(|(_, c)| c.kind == ClaimKind::Reserved && c.node == *node).map(|(ip, _)| *ip)
+    let ours = claims.iter().filter(|(_, c)| c.kind == ClaimKind::Reserved && c.node == *node);
+    ours.map(|(ip, _)| *ip).filter(|ip| subnet.net.contains(ip))
 }
 
 /// How `node`'s reserve in `subnet` has to change in a cluster of `nodes` hosts. `in_use`: the host has endpoints on the
@@ -47,7 +47,7 @@ pub fn reserve_change(
 ) -> ReserveChange {
     let held: BTreeSet<IpAddr> = reserved(claims, subnet, node).collect();
     let is_used = |(ip, claim): &(&IpAddr, &AddressClaim)| {
-        subnet.net.contains(*ip) && claim.kind != ClaimKind::Reserved
+        claim.kind != ClaimKind::Reserved && subnet.net.contains(*ip)
     };
     let free = size_of(subnet).saturating_sub(claims.iter().filter(is_used).count() as u128);
     let fair = free / SHARE / (nodes.max(1) as u128);
