@@ -311,11 +311,7 @@ async fn open_store(
             .map_err(|e: AuthorityError| AgentError::Invalid(e.to_string()))?;
         let listener = listen(address).await?;
         let shutdown = shutdown.clone();
-        spawn(tasks, async move {
-            if let Err(error) = weft_store::embedded::serve(listener, embedded, token, tls, shutdown).await {
-                tracing::error!(%error, %address, "the embedded store is no longer served to other hosts");
-            }
-        });
+        spawn(tasks, weft_store::embedded::serve(listener, embedded, token, tls, shutdown));
     }
     Moving::find(store, configured, file, opener(open)).await
 }

@@ -3,7 +3,7 @@
 use crate::{
     Batch, JoinToken, LeaseId, Listing, Outcome, Record, Store, StoreError, Tls, Txn, Watch,
     request::cause,
-    tls::{find_tls, is_of_certificates},
+    tls::{alert_in, find_tls},
     wire::{self, Line},
 };
 use async_trait::async_trait;
@@ -11,10 +11,14 @@ use futures::{
     Stream, StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
-use rustls::CertificateError;
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Version};
+use rustls::{CertificateError, ClientConfig};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{io, time::Duration};
+use std::{
+    io,
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 use tokio_util::{
     codec::{FramedRead, LinesCodec},
     io::StreamReader,
@@ -26,8 +30,30 @@ pub struct Remote {
     address: String,
     root: String,
     secret: String,
-    client: Client,
+    client: RwLock<Client>,
+    tls: ClientConfig,
     timeout: Duration,
+}
+
+/// More than all answers together can be behind on a connection (RFC 9113, 6.9.1: the most there is): a watch that is read
+/// slowly holds up itself alone.
+const CONNECTION_WINDOW: u32 = (1 << 31) - 1;
+const STREAM_WINDOW: u32 = 1 << 20;
+
+fn client(tls: &ClientConfig, timeout: Duration) -> reqwest::Result<Client> {
+    Client::builder()
+        .tls_backend_preconfigured(tls.clone())
+        // The store is a neighbour, whatever this host does to reach the world.
+        .no_proxy()
+        .connect_timeout(timeout)
+        .tcp_keepalive(Duration::from_secs(10))
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keep_alive_interval(wire::HEARTBEAT)
+        .http2_keep_alive_timeout(wire::SILENCE)
+        // What the watches go over is never idle.
+        .pool_idle_timeout(None)
+        .build()
 }
 
 impl Remote {
@@ -48,27 +74,23 @@ impl Remote {
             Some(tls) if tls.ca.is_some() => tls.client_config(),
             tls => tls.unwrap_or(&none).pinned_config(token.pin()),
         };
-        let tls = tls.map_err(|e| StoreError::Invalid(format!("{address}: {e}")))?;
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            // The store is a neighbour, whatever this host does to reach the world.
-            .no_proxy()
-            .connect_timeout(timeout)
-            .tcp_keepalive(Duration::from_secs(10))
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()
-            .map_err(|e| StoreError::Invalid(format!("{address}: {e}")))?;
+        let invalid = |e: &dyn std::fmt::Display| StoreError::Invalid(format!("{address}: {e}"));
+        let mut tls = tls.map_err(|e| invalid(&e))?;
+        tls.alpn_protocols = vec![wire::ALPN.to_vec()];
+        let client = client(&tls, timeout).map_err(|e| invalid(&e))?;
         Ok(Self {
-            address,
             root: format!("https://{server}{}", wire::ROOT),
             secret: token.secret(),
-            client,
+            client: RwLock::new(client),
+            tls,
             timeout,
+            address,
         })
     }
 
     fn request(&self, call: &str, asked: &impl Serialize) -> RequestBuilder {
-        self.client.post(format!("{}/{call}", self.root)).bearer_auth(&self.secret).json(asked)
+        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
+        client.post(format!("{}/{call}", self.root)).bearer_auth(&self.secret).json(asked)
     }
 
     async fn call<T: DeserializeOwned>(&self, call: &str, asked: &impl Serialize) -> Result<T, StoreError> {
@@ -80,7 +102,7 @@ impl Remote {
     async fn send(&self, request: RequestBuilder) -> Result<Response, StoreError> {
         let response = request.send().await.map_err(|e| self.failed(&e))?;
         match response.status() {
-            StatusCode::OK => Ok(response),
+            StatusCode::OK if response.version() == Version::HTTP_2 => Ok(response),
             StatusCode::UNAUTHORIZED => {
                 Err(StoreError::Denied { store: self.address.clone(), reason: wrong_token() })
             }
@@ -90,7 +112,10 @@ impl Remote {
             StatusCode::PAYLOAD_TOO_LARGE => Err(StoreError::Invalid("the request is too large".to_owned())),
             status => Err(StoreError::Unreachable {
                 store: self.address.clone(),
-                reason: format!("it answers {status}: is it a weft daemon of this version?"),
+                reason: format!(
+                    "it answers {:?} {status}: is it a weft daemon of this version?",
+                    response.version()
+                ),
             }),
         }
     }
@@ -102,17 +127,19 @@ impl Remote {
             Some(rustls::Error::InvalidCertificate(reason)) => {
                 StoreError::Untrusted { store, reason: their_certificate(reason) }
             }
-            Some(rustls::Error::AlertReceived(alert)) if is_of_certificates(*alert) => {
-                let reason = format!(
-                    "it wants a certificate that its CA has made ({alert:?}): give kv.certfile and kv.keyfile"
-                );
-                StoreError::Denied { store, reason }
-            }
             Some(rustls::Error::InvalidMessage(_)) => {
                 let reason = "it does not speak TLS: is it a weft daemon of this version?".to_owned();
                 StoreError::Unreachable { store, reason }
             }
-            _ => self.unreachable(error),
+            _ => match alert_in(&cause(error)) {
+                Some(alert) => {
+                    let reason = format!(
+                        "it wants a certificate that its CA has made ({alert:?}): give kv.certfile and kv.keyfile"
+                    );
+                    StoreError::Denied { store, reason }
+                }
+                None => self.unreachable(error),
+            },
         }
     }
 
@@ -176,8 +203,7 @@ impl Store for Remote {
         };
         let response =
             tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| Err(silent()))?;
-        let lines = lines(response.bytes_stream());
-        let watching = Watching { lines, address: self.address.clone() };
+        let watching = Watching { lines: lines(response.bytes_stream()), address: self.address.clone() };
         Ok(stream::try_unfold(watching, Watching::next).boxed())
     }
 
@@ -197,6 +223,14 @@ impl Store for Remote {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.call("revoke", &wire::Lease { lease }).await
+    }
+
+    /// The connection was made from an address that is no more: it would be tried until it counts as dead.
+    async fn address_lost(&self) {
+        match client(&self.tls, self.timeout) {
+            Ok(anew) => *self.client.write().unwrap_or_else(PoisonError::into_inner) = anew,
+            Err(error) => tracing::warn!(%error, "the store is reached by the connection that there was"),
+        }
     }
 }
 
@@ -237,19 +271,15 @@ struct Watching {
 
 impl Watching {
     async fn next(mut self) -> Result<Option<(Batch, Self)>, StoreError> {
-        loop {
-            let text = match tokio::time::timeout(wire::SILENCE, self.lines.next()).await {
-                Ok(Some(Ok(text))) => text,
-                Ok(Some(Err(reason))) => return Err(self.broken(reason)),
-                Ok(None) => return Err(self.broken("it closed the connection".to_owned())),
-                Err(_) => return Err(self.broken(format!("silent for {} s", wire::SILENCE.as_secs()))),
-            };
-            match serde_json::from_str(&text) {
-                Ok(Line::Alive) => {}
-                Ok(Line::Batch(batch)) => return Ok(Some((batch.into(), self))),
-                Ok(Line::End(error)) => return Err(error),
-                Err(error) => return Err(self.broken(format!("not a line of a watch: {error}"))),
-            }
+        let text = match self.lines.next().await {
+            Some(Ok(text)) => text,
+            Some(Err(reason)) => return Err(self.broken(reason)),
+            None => return Err(self.broken("it closed the connection".to_owned())),
+        };
+        match serde_json::from_str(&text) {
+            Ok(Line::Batch(batch)) => Ok(Some((batch.into(), self))),
+            Ok(Line::End(error)) => Err(error),
+            Err(error) => Err(self.broken(format!("not a line of a watch: {error}"))),
         }
     }
 

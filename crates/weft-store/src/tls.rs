@@ -97,23 +97,33 @@ fn damaged(error: pem::Error) -> rustls::Error {
     rustls::Error::General(format!("{error:?}"))
 }
 
+/// The alerts about the certificate that the other side was shown, or not shown.
+const OF_CERTIFICATES: [AlertDescription; 10] = {
+    use AlertDescription as Alert;
+    [
+        Alert::HandshakeFailure,
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::UnknownCA,
+        // A CA of the right name with another key.
+        Alert::DecryptError,
+        Alert::AccessDenied,
+        Alert::CertificateRequired,
+    ]
+};
+
 /// Whether the alert is about the certificate that the other side was shown, or not shown.
 pub(crate) fn is_of_certificates(alert: AlertDescription) -> bool {
-    use AlertDescription as Alert;
-    matches!(
-        alert,
-        Alert::HandshakeFailure
-            | Alert::BadCertificate
-            | Alert::UnsupportedCertificate
-            | Alert::CertificateRevoked
-            | Alert::CertificateExpired
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            // A CA of the right name with another key.
-            | Alert::DecryptError
-            | Alert::AccessDenied
-            | Alert::CertificateRequired
-    )
+    OF_CERTIFICATES.contains(&alert)
+}
+
+/// The alert about our certificate that an HTTP/2 connection ended with. Of an I/O error it hands on what that says, and not
+/// what it is.
+pub(crate) fn alert_in(cause: &str) -> Option<AlertDescription> {
+    OF_CERTIFICATES.into_iter().find(|alert| cause == rustls::Error::AlertReceived(*alert).to_string())
 }
 
 /// The error of TLS in a chain of causes. An I/O error hides the one it was made from.

@@ -1,5 +1,6 @@
-//! What daemons say to each other about the embedded store: HTTP/1.1 within TLS 1.3, POST, JSON. The server is
-//! [`crate::embedded::serve`], the client [`crate::Remote`].
+//! What daemons say to each other about the embedded store: HTTP/2 within TLS 1.3, POST, JSON. The server is
+//! [`crate::embedded::serve`], the client [`crate::Remote`]. All that a daemon asks and watches goes over one connection: a
+//! store has as many as the cluster has hosts. Either side tries it when nothing is heard (PING: RFC 9113, 6.7).
 //!
 //! | path | question | answer |
 //! |---|---|---|
@@ -20,10 +21,12 @@ use weft_model::{Change, Revision};
 
 /// Before every path. Another version of the protocol has another number.
 pub const ROOT: &str = "/store/v1";
-/// A watch in which nothing happens says so this often.
+/// The protocol's name within TLS (RFC 7301).
+pub const ALPN: &[u8] = b"h2";
+/// A connection on which nothing happens is tried this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(4);
-/// A watch that says nothing for this long is dead.
-pub const SILENCE: Duration = Duration::from_secs(12);
+/// One that is tried and says nothing for this long is dead.
+pub const SILENCE: Duration = Duration::from_secs(8);
 /// A request's or a line's length in bytes, at most: a transaction's values in base64, and what is around them.
 pub const MAX_LENGTH: usize = 4 * 1024 * 1024;
 
@@ -56,8 +59,6 @@ pub struct Lease {
 /// A line of a watch.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Line {
-    /// Nothing happened, and the server lives. The first line of every watch.
-    Alive,
     /// A revision's changes.
     Batch(LineBatch),
     /// The watch ends with this error.

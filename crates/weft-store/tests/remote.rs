@@ -9,10 +9,11 @@ mod strangers;
 
 use async_trait::async_trait;
 use conformance::{Subject, done, failure, soon};
+use futures::StreamExt as _;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
@@ -34,7 +35,7 @@ struct Server {
     token: JoinToken,
     address: SocketAddr,
     shutdown: CancellationToken,
-    task: Option<JoinHandle<std::io::Result<()>>>,
+    task: Option<JoinHandle<()>>,
     store: Arc<Remote>,
 }
 
@@ -94,7 +95,7 @@ impl Server {
 
     async fn stop(&mut self) {
         self.shutdown.cancel();
-        soon(self.task.take().unwrap()).await.unwrap().unwrap();
+        soon(self.task.take().unwrap()).await.unwrap();
         // The last connection's task may hold the store for a moment longer: wait until the file is free.
         soon(async {
             while Embedded::open(self.path()).await.is_err() {
@@ -180,10 +181,13 @@ async fn a_follower_lists_again_when_the_store_was_wiped() {
     assert!(matches!(&changed, Event::Changed(batch) if batch.revision == at), "{changed:?}");
 }
 
-/// A server that takes connections, says `greeting` on each once it was asked, and nothing more; and the token for it.
-async fn mute(greeting: &'static str) -> (SocketAddr, JoinToken) {
+/// A server that takes connections, says `greeting` on each once it was asked, and nothing more; and the token for it. `alpn`:
+/// what it says that it speaks.
+async fn mute(alpn: &[&str], greeting: &'static str) -> (SocketAddr, JoinToken) {
     let (authority, token) = some_authority();
-    let acceptor = TlsAcceptor::from(authority.server_config(None).unwrap());
+    let mut config = ServerConfig::clone(&authority.server_config(None).unwrap());
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -200,9 +204,33 @@ async fn mute(greeting: &'static str) -> (SocketAddr, JoinToken) {
     (address, token)
 }
 
+/// A way to `server` on which the connections that stand at some moment carry nothing from then on, and are not closed.
+async fn cable(server: SocketAddr, pulled: CancellationToken) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let pulled = pulled.clone();
+            tokio::spawn(async move {
+                let mut far = TcpStream::connect(server).await.unwrap();
+                let carrying = tokio::io::copy_bidirectional(&mut near, &mut far);
+                if pulled.is_cancelled() {
+                    let _ended = carrying.await;
+                } else {
+                    tokio::select! {
+                        _ = carrying => {}
+                        () = pulled.cancelled() => std::future::pending().await,
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_unreachable_in_time() {
-    let (address, token) = mute("").await;
+    let (address, token) = mute(&["h2"], "").await;
     let timeout = Duration::from_millis(300);
     let store = Remote::connect(&address.to_string(), &token, None, timeout).unwrap();
     for error in [probe(&store).await.unwrap_err(), failure(store.watch("", Revision::ZERO).await).await] {
@@ -212,16 +240,34 @@ async fn a_server_that_does_not_answer_is_unreachable_in_time() {
 }
 
 #[tokio::test]
-async fn a_watch_on_a_connection_gone_silent_ends() {
-    let (address, token) =
-        mute("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n8\r\n\"Alive\"\n\r\n").await;
-    let error = failure(connect(address, &token).watch("", Revision::ZERO).await).await;
-    assert!(error.to_string().contains("silent for"), "{error}");
+async fn a_watch_on_a_connection_gone_silent_ends_and_calls_take_another() {
+    let server = server().await.unwrap();
+    let pulled = CancellationToken::new();
+    let store = connect(cable(server.address, pulled.clone()).await, &server.token);
+    let mut watch = store.watch("", Revision::ZERO).await.unwrap();
+    let at = done(&*store, Txn::new().put("a", vec![])).await;
+    assert_eq!(soon(watch.next()).await.unwrap().unwrap().revision, at);
+    pulled.cancel();
+    let error = soon(watch.next()).await.unwrap().unwrap_err();
+    assert!(matches!(error, StoreError::Unreachable { .. }), "{error}");
+    assert_eq!(store.list("").await.unwrap().revision, at);
+}
+
+#[tokio::test]
+async fn a_host_that_has_lost_its_address_goes_on_by_a_new_connection() {
+    let server = server().await.unwrap();
+    let pulled = CancellationToken::new();
+    let address = cable(server.address, pulled.clone()).await;
+    let store = connect(address, &server.token);
+    probe(&*store).await.unwrap();
+    pulled.cancel();
+    store.address_lost().await;
+    probe(&*store).await.unwrap();
 }
 
 #[tokio::test]
 async fn something_else_on_the_port_is_recognised() {
-    let (address, token) = mute("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    let (address, token) = mute(&[], "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     let error = probe(&*connect(address, &token)).await.unwrap_err().to_string();
     assert!(error.contains("404") && error.contains("is it a weft daemon"), "{error}");
 }

@@ -9,6 +9,7 @@ use crate::{
     pin::{NAME, Pin},
     replace_file,
     tls::roots,
+    wire,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -140,7 +141,7 @@ impl Authority {
                 Some((chain, key)) => builder.with_single_cert(chain, key).map_err(|e| failed(&e))?,
                 None => builder.with_cert_resolver(Arc::new(Renewing::new(Arc::clone(self))?)),
             };
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![wire::ALPN.to_vec()];
         Ok(Arc::new(config))
     }
 

@@ -1,7 +1,7 @@
 //! TLS connections for the embedded store's server. A client that is slow with its handshake holds up nobody else.
 
 use rustls::ServerConfig;
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,
@@ -19,27 +19,30 @@ const REST: Duration = Duration::from_millis(200);
 
 /// Connections whose handshake is done.
 pub struct Listener {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
+    ready: mpsc::Receiver<TlsStream<TcpStream>>,
     /// Ends with this.
     _accepting: JoinSet<()>,
 }
 
 impl Listener {
-    pub fn new(listener: TcpListener, config: Arc<ServerConfig>) -> io::Result<Self> {
-        let address = listener.local_addr()?;
+    pub fn new(listener: TcpListener, config: Arc<ServerConfig>) -> Self {
         let (sender, ready) = mpsc::channel(AT_ONCE);
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, TlsAcceptor::from(config), sender));
-        Ok(Self { ready, address, _accepting: accepting })
+        Self { ready, _accepting: accepting }
+    }
+
+    /// The next connection, by TLS.
+    pub async fn accept(&mut self) -> TlsStream<TcpStream> {
+        match self.ready.recv().await {
+            Some(stream) => stream,
+            // Only when the runtime ends, and this with it.
+            None => std::future::pending().await,
+        }
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
-) {
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, ready: mpsc::Sender<TlsStream<TcpStream>>) {
     let mut handshakes = JoinSet::new();
     loop {
         while handshakes.len() >= AT_ONCE {
@@ -52,7 +55,7 @@ async fn accept(
                     handshakes.spawn(async move {
                         match timeout(PATIENCE, acceptor.accept(stream)).await {
                             // An error means that the server ends.
-                            Ok(Ok(stream)) => drop(ready.send((stream, peer)).await),
+                            Ok(Ok(stream)) => drop(ready.send(stream).await),
                             Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                             Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
                         }
@@ -65,22 +68,5 @@ async fn accept(
             },
             Some(_) = handshakes.join_next() => {}
         }
-    }
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(accepted) => accepted,
-            // Only when the runtime ends, and this with it.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(self.address)
     }
 }

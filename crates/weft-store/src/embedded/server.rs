@@ -1,7 +1,7 @@
 //! The embedded store of this daemon, served to the other daemons of the cluster, by TLS and to whoever knows the token.
 
 use super::{Embedded, listener::Listener};
-use crate::{Batch, JoinToken, Store, StoreError, Txn, Watch, wire};
+use crate::{JoinToken, Store, StoreError, Txn, Watch, wire};
 use axum::{
     Json, Router,
     body::Body,
@@ -11,10 +11,16 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use futures::{Stream, StreamExt, stream};
+use futures::{FutureExt, Stream, StreamExt};
+use hyper::server::conn::http2;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
 use rustls::ServerConfig;
 use serde::Serialize;
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +42,7 @@ pub async fn serve(
     token: JoinToken,
     tls: Arc<ServerConfig>,
     shutdown: CancellationToken,
-) -> io::Result<()> {
+) {
     let service = Service { store, token, shutdown: shutdown.clone() };
     let calls = Router::new()
         .route("/get", post(get))
@@ -50,17 +56,27 @@ pub async fn serve(
         .layer(middleware::from_fn_with_state(service.clone(), admit))
         .with_state(service);
     let app = Router::new().nest(wire::ROOT, calls);
-    let server = axum::serve(Listener::new(listener, tls)?, app)
-        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    // A client that has gone silent in mid-answer must not hold the daemon's end up.
-    let overdue = async {
-        shutdown.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        ended = server.into_future() => ended,
-        () = overdue => Ok(()),
+    let mut listener = Listener::new(listener, tls);
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        // As many watches as a daemon has networks.
+        .max_concurrent_streams(None)
+        .keep_alive_interval(wire::HEARTBEAT)
+        .keep_alive_timeout(wire::SILENCE);
+    let connections = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            stream = listener.accept() => stream,
+        };
+        let service = TowerToHyperService::new(app.clone());
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        // Ends with its connection; why that ended, the client knows.
+        tokio::spawn(connections.watch(connection).map(drop));
     }
+    // A client that has gone silent in mid-answer must not hold the daemon's end up.
+    let _overdue = tokio::time::timeout(GRACE, connections.shutdown()).await;
 }
 
 /// Lets in who shows the token.
@@ -114,24 +130,15 @@ fn answer<T: Serialize>(result: Result<T, StoreError>) -> Response {
     }
 }
 
-/// The watch as lines, with heartbeats, the first at once so that the client knows that the watch stands.
+/// The watch as lines, to its error.
 fn lines(watch: Watch) -> impl Stream<Item = Result<String, Infallible>> + Send + 'static {
-    let first = stream::iter([Ok(line(&wire::Line::Alive))]);
-    let rest = stream::unfold(Some(watch), |watch| async {
-        let mut watch = watch?;
-        let said = match tokio::time::timeout(wire::HEARTBEAT, watch.next()).await {
-            Err(_) => (wire::Line::Alive, Some(watch)),
-            Ok(Some(Ok(batch))) => (batch_line(batch), Some(watch)),
-            Ok(Some(Err(error))) => (wire::Line::End(error), None),
-            Ok(None) => return None,
+    watch.map(|said| {
+        let said = match said {
+            Ok(batch) => wire::Line::Batch(batch.into()),
+            Err(error) => wire::Line::End(error),
         };
-        Some((Ok(line(&said.0)), said.1))
-    });
-    first.chain(rest)
-}
-
-fn batch_line(batch: Batch) -> wire::Line {
-    wire::Line::Batch(batch.into())
+        Ok(line(&said))
+    })
 }
 
 fn line(said: &wire::Line) -> String {
