@@ -15,9 +15,9 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
-use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, NodeId, encode, schema};
+use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, NodeId, Revision, encode, schema};
 use weft_plan::{reserve_change, reserved};
-use weft_store::{StoreError, Txn};
+use weft_store::{Outcome, StoreError, Txn};
 
 /// Changes are gathered for this long.
 const SETTLE: Duration = Duration::from_millis(500);
@@ -32,19 +32,28 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
     let (mut seen, mut link) = (agent.0.view.seen(), agent.0.view.link());
     let (mut networks, mut nodes) = (agent.0.view.networks(), agent.0.view.nodes());
     let mut last_used: BTreeMap<NetworkId, Instant> = BTreeMap::new();
+    let mut settled = None;
     loop {
         let mut rest = SETTLE;
         let mut wait = KEPT;
         // Of the cluster, only what networks and how many nodes there are counts here: leases come and go all the time where
-        // there are thousands.
-        let looked_at = seen.borrow().members().clone();
+        // there are thousands. An error: the view, which has the other ends, has gone.
+        if networks.has_changed().unwrap_or(true) || nodes.has_changed().unwrap_or(true) {
+            settled = None;
+        }
         networks.mark_unchanged();
         nodes.mark_unchanged();
-        if !agent.0.outbox.is_away()
-            && let Err(error) = agent.settle_reserve(&mut last_used, &mut rest).await
-        {
-            tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
-            wait = GIVING_BACK;
+        let looked_at = seen.borrow().members().clone();
+        if !agent.0.outbox.is_away() {
+            match agent.settle_reserve(settled.as_ref(), &mut last_used, &mut rest).await {
+                Ok(true) => settled = Some(looked_at.clone()),
+                Ok(false) => settled = None,
+                Err(error) => {
+                    tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
+                    settled = None;
+                    wait = GIVING_BACK;
+                }
+            }
         }
         if agent.has_asked() {
             wait = GIVING_BACK;
@@ -53,11 +62,11 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
             biased;
             () = shutdown.cancelled() => return,
             news = seen.wait_for(|seen| *seen.members() != looked_at) => if news.is_err() { return },
-            _ = networks.changed() => {}
-            _ = nodes.changed() => {}
+            _ = networks.changed() => settled = None,
+            _ = nodes.changed() => settled = None,
             // An outage in which nobody changed anything ends without news.
-            _ = link.changed() => {}
-            () = tokio::time::sleep(wait) => {}
+            _ = link.changed() => settled = None,
+            () = tokio::time::sleep(wait) => settled = None,
         }
         tokio::select! {
             biased;
@@ -68,24 +77,27 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
 }
 
 impl Agent {
-    /// Looks once, and does what has to be done. `rest`: how long to rest then.
+    /// Looks once, and does what has to be done; `false`: nothing can be said yet, or somebody else was faster. `settled`: how far each network's members
+    /// were when all was as it should be, and nothing else has changed since. `rest`: how long to rest then.
     async fn settle_reserve(
         &self,
+        settled: Option<&BTreeMap<NetworkId, Revision>>,
         last_used: &mut BTreeMap<NetworkId, Instant>,
         rest: &mut Duration,
-    ) -> Result<(), AgentError> {
+    ) -> Result<bool, AgentError> {
         let reserving = self.0.reserving.lock().await;
         // Before the store has listed its records, a network that is not known may be there all the same.
         if !*reserving || !self.0.view.is_listed() {
-            return Ok(());
+            return Ok(false);
         }
         let now = Instant::now();
         let followed = self.0.view.followed.all();
-        let (changes, needed, exist) = self.read(|s| {
-            let ours = |id: &&NetworkId| {
-                s.endpoints.get(*id).is_some_and(|all| all.values().any(|e| e.node == self.0.node))
-            };
-            last_used.extend(followed.iter().filter(ours).map(|id| (id.clone(), now)));
+        let seen = self.0.view.seen().borrow().members().clone();
+        let is_settled =
+            |id: &NetworkId| settled.is_some_and(|s| s.contains_key(id) && s.get(id) == seen.get(id));
+        let (changes, needed, exist) = self.0.view.look_up(|known| {
+            let s = known.snapshot();
+            last_used.extend(known.own().map(|endpoint| (endpoint.network.clone(), now)));
             last_used.retain(|id, used| s.networks.contains_key(id) && now - *used < KEPT);
             let (none, nobody) = (BTreeMap::new(), BTreeMap::new());
             let (mut changes, mut needed) = (Vec::new(), BTreeSet::new());
@@ -95,6 +107,9 @@ impl Agent {
                 let tells_groups = s.groups.get(id).is_some_and(|all| all.contains_key(&self.0.node));
                 if used || tells_groups || claims.values().any(|c| c.node == self.0.node) {
                     needed.insert(id.clone());
+                }
+                if is_settled(id) {
+                    continue;
                 }
                 let Some(network) = s.networks.get(id) else { continue };
                 for subnet in &network.subnets {
@@ -117,19 +132,20 @@ impl Agent {
         for key in self.0.outbox.unsettled() {
             self.release_reserved(key).await?;
         }
+        let mut all_claimed = true;
         for (network, change) in changes {
-            self.claim_ahead(&network, &change.claim).await?;
+            all_claimed &= self.claim_ahead(&network, &change.claim).await?;
             for ip in change.release {
                 self.release_reserved(schema::address_key(&network, ip)).await?;
             }
         }
-        Ok(())
+        Ok(all_claimed)
     }
 
-    /// Claims addresses, all or none. None: somebody else was faster, or the network goes. The next look sees it.
-    async fn claim_ahead(&self, network: &NetworkId, addresses: &[IpAddr]) -> Result<(), AgentError> {
+    /// Claims addresses, all or none. None, `false`: somebody else was faster, or the network goes. The next look sees it.
+    async fn claim_ahead(&self, network: &NetworkId, addresses: &[IpAddr]) -> Result<bool, AgentError> {
         if addresses.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let claim = encode(&self.new_claim(ClaimKind::Reserved, None));
         let txn = Txn::new().present(schema::network_key(network)).absent(schema::removing_key(network));
@@ -137,8 +153,7 @@ impl Agent {
             .iter()
             .map(|ip| schema::address_key(network, *ip))
             .fold(txn, |txn, key| txn.absent(&key).put(key, claim.clone()));
-        self.0.store.commit(txn).await?;
-        Ok(())
+        Ok(matches!(self.0.store.commit(txn).await?, Outcome::Committed(_)))
     }
 
     /// Whether any request for an address is of this node.

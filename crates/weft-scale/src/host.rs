@@ -5,12 +5,10 @@ use anyhow::{Context, Result};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use weft_agent::{AgentOptions, Carrier, Datapath, Running, Unchanging, World, start_in};
 use weft_kernel::Kernel;
-use weft_model::Snapshot;
-use weft_plan::{HostState, plan};
 use weft_store::{JoinToken, OpenOptions, Store, StoreOptions, StoreUrl, open};
 
 /// How a call to the store may take, on a machine that plays a thousand hosts.
-const PATIENCE: Duration = Duration::from_mins(2);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How hosts reach the store.
 #[derive(Clone, Debug)]
@@ -72,7 +70,8 @@ impl Host {
             gateway_subnet: None,
             vni_range: "4096-16777215".parse().context("a range of VNIs")?,
             dns_domain: None,
-            reconcile_interval: Duration::from_secs(10),
+            // A look at its own kernel is no affair of the cluster's, and each real host has a core for it.
+            reconcile_interval: Duration::from_mins(1),
             lease_ttl: Duration::from_mins(1),
             store_timeout: PATIENCE,
         };
@@ -102,13 +101,6 @@ impl Host {
     /// Its agent.
     pub fn agent(&self) -> &weft_agent::Agent {
         self.running.agent()
-    }
-
-    /// What its kernel should hold by these records: from nothing, the oracle of the planner.
-    pub fn wanted(&self, records: &Snapshot) -> HostState {
-        let state = plan(records, self.agent().node());
-        let observed = |(key, object)| (key, weft_plan::model_kernel::as_observed(&object));
-        state.into_iter().map(observed).collect()
     }
 
     /// Ends it.

@@ -8,6 +8,7 @@ mod arrivals;
 mod counted;
 mod host;
 mod kernel;
+mod oracle;
 mod process;
 mod report;
 mod run;

@@ -3,6 +3,7 @@
 use crate::{
     Arrivals, Calls, Door, Host, Phase, Process, Report, Shape, Spread, Storm,
     counted::Counts,
+    oracle::Oracle,
     process::{Glimpse, wire_bytes},
 };
 use anyhow::{Result, bail};
@@ -60,16 +61,16 @@ pub async fn measure(run: &Run) -> Result<Report> {
         .await?;
     let door = run.door.open().await?;
     let asked = Instant::now();
-    let records = records(door.as_ref()).await?;
-    let wanted: Vec<usize> = hosts.iter().map(|host| host.wanted(&records).len()).collect();
+    let oracle = Oracle::new(records(door.as_ref()).await?);
+    let wanted: Vec<usize> = hosts.iter().map(|host| oracle.wanted(host.agent().node()).len()).collect();
     // The oracle plans every host from nothing: its time is not the cluster's.
-    let oracle = asked.elapsed();
+    let asked = asked.elapsed();
     until(run.patience, "hosts with all of their networks", || {
         let lagging = hosts.iter().zip(&wanted).filter(|(host, wanted)| host.kernel().len() != **wanted);
         lagging.count()
     })
     .await?;
-    let convergence_s = begun.elapsed().saturating_sub(oracle).as_secs_f64();
+    let convergence_s = begun.elapsed().saturating_sub(asked).as_secs_f64();
     let start = look.end()?;
     tracing::info!(convergence_s, "converged");
 
@@ -124,11 +125,11 @@ pub async fn measure(run: &Run) -> Result<Report> {
 
 /// Every kernel holds exactly what the planner's oracle makes of the records.
 async fn check(hosts: &[Host], store: &dyn Store, patience: Duration) -> Result<()> {
-    let records = records(store).await?;
+    let oracle = Oracle::new(records(store).await?);
     // As many as can be compared in seconds: all of a small cluster.
     let some: Vec<&Host> = hosts.iter().step_by(hosts.len().div_ceil(100)).collect();
     until(patience, "kernels as the records say", || {
-        some.iter().filter(|host| host.kernel().state() != host.wanted(&records)).count()
+        some.iter().filter(|host| host.kernel().state() != oracle.wanted(host.agent().node())).count()
     })
     .await
 }

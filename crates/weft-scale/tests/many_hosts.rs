@@ -60,7 +60,7 @@ async fn fifty_hosts_converge_on_an_embedded_store() {
     let server = tokio::spawn(serve(listener, store, token.clone(), tls, shutdown.clone()));
     converges("embedded", Door { url, token: Some(token), dir: dir.path().to_owned() }).await;
     shutdown.cancel();
-    server.await.unwrap().unwrap();
+    server.await.unwrap();
 }
 
 /// An etcd that is killed on drop.

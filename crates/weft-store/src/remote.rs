@@ -203,7 +203,8 @@ impl Store for Remote {
         };
         let response =
             tokio::time::timeout(self.timeout, self.send(request)).await.unwrap_or_else(|_| Err(silent()))?;
-        let watching = Watching { lines: lines(response.bytes_stream()), address: self.address.clone() };
+        let lines = lines(response.bytes_stream().map_err(|e| cause(&e)));
+        let watching = Watching { lines, address: self.address.clone() };
         Ok(stream::try_unfold(watching, Watching::next).boxed())
     }
 
@@ -256,7 +257,7 @@ fn lines<B, E>(
 ) -> BoxStream<'static, Result<String, String>>
 where
     B: bytes::Buf + Send + 'static,
-    E: std::error::Error + Send + Sync + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + 'static,
 {
     let reader = StreamReader::new(body.map_err(io::Error::other).boxed());
     FramedRead::new(reader, LinesCodec::new_with_max_length(wire::MAX_LENGTH))
