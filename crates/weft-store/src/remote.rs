@@ -12,7 +12,7 @@ use futures::{
     stream::{self, BoxStream},
 };
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Version};
-use rustls::{CertificateError, ClientConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     io,
@@ -129,6 +129,10 @@ impl Remote {
             }
             Some(rustls::Error::InvalidMessage(_)) => {
                 let reason = "it does not speak TLS: is it a weft daemon of this version?".to_owned();
+                StoreError::Unreachable { store, reason }
+            }
+            Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+                let reason = "it does not speak HTTP/2: is it a weft daemon of this version?".to_owned();
                 StoreError::Unreachable { store, reason }
             }
             _ => match alert_in(&cause(error)) {

@@ -193,7 +193,8 @@ async fn mute(alpn: &[&str], greeting: &'static str) -> (SocketAddr, JoinToken) 
     tokio::spawn(async move {
         let mut open = Vec::new();
         while let Ok((stream, _)) = listener.accept().await {
-            let mut stream = acceptor.accept(stream).await.unwrap();
+            // The two may have no protocol in common.
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
             let mut asked = [0; 4096];
             let _bytes = stream.read(&mut asked).await.unwrap();
             stream.write_all(greeting.as_bytes()).await.unwrap();
@@ -270,4 +271,7 @@ async fn something_else_on_the_port_is_recognised() {
     let (address, token) = mute(&[], "HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
     let error = probe(&*connect(address, &token)).await.unwrap_err().to_string();
     assert!(error.contains("404") && error.contains("is it a weft daemon"), "{error}");
+    let (address, token) = mute(&["http/1.1"], "").await;
+    let error = probe(&*connect(address, &token)).await.unwrap_err().to_string();
+    assert!(error.contains("HTTP/2") && error.contains("is it a weft daemon"), "{error}");
 }
