@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{Stream, StreamExt};
 use hyper::server::conn::http2;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -21,11 +21,13 @@ use hyper_util::{
 use rustls::ServerConfig;
 use serde::Serialize;
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// How long calls in flight may take to end once the server is told to stop.
 const GRACE: Duration = Duration::from_secs(2);
+/// Calls and watches of one daemon at once: it has a watch for each of its networks.
+const MOST_STREAMS: u32 = 16_384;
 
 #[derive(Clone)]
 struct Service {
@@ -59,24 +61,24 @@ pub async fn serve(
     let mut listener = Listener::new(listener, tls);
     let mut http = http2::Builder::new(TokioExecutor::new());
     http.timer(TokioTimer::new())
-        // As many watches as a daemon has networks.
-        .max_concurrent_streams(None)
+        .max_concurrent_streams(MOST_STREAMS)
         .keep_alive_interval(wire::HEARTBEAT)
         .keep_alive_timeout(wire::SILENCE);
-    let connections = GracefulShutdown::new();
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
+            // Why a connection has ended, the client knows.
+            Some(_) = connections.join_next() => continue,
             stream = listener.accept() => stream,
         };
         let service = TowerToHyperService::new(app.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        // Ends with its connection; why that ended, the client knows.
-        tokio::spawn(connections.watch(connection).map(drop));
+        connections.spawn(graceful.watch(http.serve_connection(TokioIo::new(stream), service)));
     }
     // A client that has gone silent in mid-answer must not hold the daemon's end up.
-    let _overdue = tokio::time::timeout(GRACE, connections.shutdown()).await;
+    let _overdue = tokio::time::timeout(GRACE, graceful.shutdown()).await;
 }
 
 /// Lets in who shows the token.
