@@ -148,16 +148,18 @@ pub fn run(flags: &Flags) -> Result<()> {
             }
             let limit = Duration::from_mins(step.limit + 2 * flags.minutes);
             let outcome = test::take_for(&name, &mut command, Some(limit));
-            measured.extend(rows(&figures, step, &outcome)?);
+            let rows = rows(&figures, step, &outcome)?;
+            // At once: hours of it may be broken off.
+            if flags.write {
+                write(&rows)?;
+            }
+            measured.extend(rows);
             outcomes.push(outcome);
         }
     }
     println!("\n=== measured");
     for row in &measured {
         println!("{} | {} | {} s", row.fault, row.measured, row.took.as_secs());
-    }
-    if flags.write {
-        write(&measured)?;
     }
     test::summary(&outcomes, &cannot_run)
 }
