@@ -32,25 +32,27 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
     let (mut seen, mut link) = (agent.0.view.seen(), agent.0.view.link());
     let (mut networks, mut nodes) = (agent.0.view.networks(), agent.0.view.nodes());
     let mut last_used: BTreeMap<NetworkId, Instant> = BTreeMap::new();
-    let mut settled = None;
+    // How far each network's members were when all was as it should be there, and nothing else has changed since.
+    let mut settled: BTreeMap<NetworkId, Revision> = BTreeMap::new();
     loop {
         let mut rest = SETTLE;
         let mut wait = KEPT;
         // Of the cluster, only what networks and how many nodes there are counts here: leases come and go all the time where
         // there are thousands. An error: the view, which has the other ends, has gone.
         if networks.has_changed().unwrap_or(true) || nodes.has_changed().unwrap_or(true) {
-            settled = None;
+            settled.clear();
         }
         networks.mark_unchanged();
         nodes.mark_unchanged();
         let looked_at = seen.borrow().members().clone();
         if !agent.0.outbox.is_away() {
-            match agent.settle_reserve(settled.as_ref(), &mut last_used, &mut rest).await {
-                Ok(true) => settled = Some(looked_at.clone()),
-                Ok(false) => settled = None,
+            let before = std::mem::take(&mut settled);
+            let is_settled = |id: &NetworkId| before.get(id).is_some_and(|at| looked_at.get(id) == Some(at));
+            match agent.settle_reserve(is_settled, &mut last_used, &mut rest).await {
+                Ok(true) => settled.clone_from(&looked_at),
+                Ok(false) => {}
                 Err(error) => {
                     tracing::warn!(%error, "the addresses held ahead are not as they should be; trying again");
-                    settled = None;
                     wait = GIVING_BACK;
                 }
             }
@@ -62,11 +64,11 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
             biased;
             () = shutdown.cancelled() => return,
             news = seen.wait_for(|seen| *seen.members() != looked_at) => if news.is_err() { return },
-            _ = networks.changed() => settled = None,
-            _ = nodes.changed() => settled = None,
+            _ = networks.changed() => settled.clear(),
+            _ = nodes.changed() => settled.clear(),
             // An outage in which nobody changed anything ends without news.
-            _ = link.changed() => settled = None,
-            () = tokio::time::sleep(wait) => settled = None,
+            _ = link.changed() => settled.clear(),
+            () = tokio::time::sleep(wait) => settled.clear(),
         }
         tokio::select! {
             biased;
@@ -77,11 +79,11 @@ pub(crate) async fn keep(agent: Agent, shutdown: CancellationToken) {
 }
 
 impl Agent {
-    /// Looks once, and does what has to be done; `false`: nothing can be said yet, or somebody else was faster. `settled`: how far each network's members
-    /// were when all was as it should be, and nothing else has changed since. `rest`: how long to rest then.
+    /// Looks once, and does what has to be done; `false`: nothing can be said yet, or somebody else was faster. `is_settled`: all
+    /// is as it should be on a network, since nothing has changed there. `rest`: how long to rest then.
     async fn settle_reserve(
         &self,
-        settled: Option<&BTreeMap<NetworkId, Revision>>,
+        is_settled: impl Fn(&NetworkId) -> bool,
         last_used: &mut BTreeMap<NetworkId, Instant>,
         rest: &mut Duration,
     ) -> Result<bool, AgentError> {
@@ -92,9 +94,6 @@ impl Agent {
         }
         let now = Instant::now();
         let followed = self.0.view.followed.all();
-        let seen = self.0.view.seen().borrow().members().clone();
-        let is_settled =
-            |id: &NetworkId| settled.is_some_and(|s| s.contains_key(id) && s.get(id) == seen.get(id));
         let (changes, needed, exist) = self.0.view.look_up(|known| {
             let s = known.snapshot();
             last_used.extend(known.own().map(|endpoint| (endpoint.network.clone(), now)));

@@ -8,7 +8,7 @@ use weft_kernel::Kernel;
 use weft_store::{JoinToken, OpenOptions, Store, StoreOptions, StoreUrl, open};
 
 /// How a call to the store may take, on a machine that plays a thousand hosts.
-pub const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How hosts reach the store.
 #[derive(Clone, Debug)]

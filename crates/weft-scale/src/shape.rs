@@ -12,12 +12,14 @@ use weft_model::{
     AddressClaim, ClaimKind, Endpoint, EndpointId, MacAddr, Mtu, Network, NetworkId, Node, NodeId, Subnet,
     Vni, encode, schema,
 };
-use weft_store::{Outcome, Store, Txn};
+use weft_store::{Outcome, Store, StoreError, Txn};
 
 /// Transactions under way at once while the records are written.
 const WRITERS: usize = 32;
 /// Endpoints in one transaction: two operations each, within every store's limits.
 const CHUNK: usize = 24;
+/// How often one is tried, at most.
+const TRIES: u32 = 5;
 /// The VNI of network 0. The lab's own networks are below.
 const FIRST_VNI: u32 = 100_000;
 /// The first address in a network's subnet that an endpoint has: below there is room for real ones.
@@ -195,12 +197,22 @@ async fn write(store: &dyn Store, records: &[(String, Vec<u8>)]) -> Result<()> {
     let most = store.limits().operations.min(2 * CHUNK);
     let chunks = stream::iter(records.chunks(most)).map(|chunk| async move {
         let txn = chunk.iter().fold(Txn::new(), |txn, (key, value)| txn.put(key, value.clone()));
-        match store.commit(txn).await? {
-            Outcome::Committed(_) => anyhow::Ok(()),
-            Outcome::Refused(_) => bail!("a write without a condition was refused"),
-        }
+        commit(store, txn).await
     });
     chunks.buffer_unordered(WRITERS).try_collect::<Vec<()>>().await.map(drop)
+}
+
+/// Writes it. A machine that plays a thousand hosts may be late for its own connection: then there is another.
+pub(crate) async fn commit(store: &dyn Store, txn: Txn) -> Result<()> {
+    let mut tries = 1..TRIES;
+    loop {
+        match store.commit(txn.clone()).await {
+            Ok(Outcome::Committed(_)) => return Ok(()),
+            Ok(Outcome::Refused(_)) => bail!("a write without a condition was refused"),
+            Err(StoreError::Unreachable { .. }) if tries.next().is_some() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! Endpoints that come and go at a rate.
 
-use crate::{Arrivals, Shape, host::PATIENCE, shape::records_of};
-use anyhow::{Result, bail};
+use crate::{
+    Arrivals, Shape,
+    shape::{commit, records_of},
+};
+use anyhow::Result;
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 use weft_model::Endpoint;
-use weft_store::{Outcome, Store, StoreError, Txn};
+use weft_store::{Store, Txn};
 
 /// Connections that the changes are written over.
 const WRITERS: usize = 8;
@@ -64,24 +67,11 @@ impl Storm {
                 let txn = records_of(endpoint).into_iter().fold(Txn::new(), |txn, (key, value)| {
                     if adds { txn.put(key, value) } else { txn.delete(key) }
                 });
-                write(store.as_ref(), txn).await
+                commit(store.as_ref(), txn).await
             }
         });
         all.buffered(UNDER_WAY).try_collect::<Vec<()>>().await?;
         Ok(begun.elapsed())
-    }
-}
-
-/// Writes it, as often as it takes: a machine that plays a thousand hosts may be late for its own connection.
-async fn write(store: &dyn Store, txn: Txn) -> Result<()> {
-    let begun = Instant::now();
-    loop {
-        match store.commit(txn.clone()).await {
-            Ok(Outcome::Committed(_)) => return Ok(()),
-            Ok(Outcome::Refused(_)) => bail!("a write without a condition was refused"),
-            Err(StoreError::Unreachable { .. }) if begun.elapsed() < PATIENCE => {}
-            Err(error) => return Err(error.into()),
-        }
     }
 }
 
