@@ -4,7 +4,7 @@ use crate::Arrivals;
 use async_trait::async_trait;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use weft_kernel::{Kernel, KernelError};
-use weft_plan::{HostState, Op, model_kernel};
+use weft_plan::{HostState, Key, Op, model_kernel};
 
 /// What one host's kernel holds, by the rules of [`weft_plan::model_kernel`].
 #[derive(Debug)]
@@ -27,6 +27,11 @@ impl FakeKernel {
     /// Whether it holds nothing.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// How many objects of a kind it holds.
+    pub fn count(&self, is_of_it: impl Fn(&Key) -> bool) -> usize {
+        self.lock().keys().filter(|key| is_of_it(key)).count()
     }
 
     /// What it holds.
