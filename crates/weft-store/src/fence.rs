@@ -3,7 +3,7 @@
 //! Every transaction carries one more compare, that the mark is absent. So the transaction that sets the mark has a place
 //! in the store's one order, and everything is either before it, and moves along, or is refused.
 
-use crate::{Compare, LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch};
+use crate::{LeaseId, Limits, Listing, Outcome, Record, Store, StoreError, Txn, Watch};
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use weft_model::{
@@ -59,14 +59,10 @@ impl Store for Fenced {
     /// [`StoreError::Moved`] when the store is closed: then nothing was done.
     async fn commit(&self, txn: Txn) -> Result<Outcome, StoreError> {
         txn.check_within(&self.limits())?;
-        let mut txn = txn;
-        txn.compares.push(Compare::Absent(schema::MOVED.to_owned()));
-        match self.0.commit(txn).await? {
-            Outcome::Committed(revision) => Ok(Outcome::Committed(revision)),
-            Outcome::Refused(mut present) => match present.pop().flatten() {
-                Some(mark) => Err(StoreError::Moved { store: self.address(), moved: read(&*self.0, &mark)? }),
-                None => Ok(Outcome::Refused(present)),
-            },
+        let (outcome, mark) = self.0.commit(txn.absent(schema::MOVED)).await?.without_last();
+        match mark {
+            Some(mark) => Err(StoreError::Moved { store: self.address(), moved: read(&*self.0, &mark)? }),
+            None => Ok(outcome),
         }
     }
 

@@ -220,6 +220,21 @@ pub enum Outcome {
     Refused(Vec<Option<Record>>),
 }
 
+impl Outcome {
+    /// For a store that puts one more compare behind those of its caller's transaction: the outcome as the caller is told it,
+    /// and, of a refused one, the record that the last compare met.
+    #[must_use]
+    pub fn without_last(self) -> (Self, Option<Record>) {
+        match self {
+            Self::Committed(revision) => (Self::Committed(revision), None),
+            Self::Refused(mut present) => {
+                let last = present.pop().flatten();
+                (Self::Refused(present), last)
+            }
+        }
+    }
+}
+
 /// All changes of one revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {

@@ -49,13 +49,12 @@ impl Member {
             return self.store.commit(txn).await;
         }
         for _ in 0..ATTEMPTS {
-            let mut present = match self.store.commit(txn.clone().present(&key)).await? {
-                Outcome::Refused(present) => present,
-                done @ Outcome::Committed(_) => return Ok(done),
-            };
-            let is_member = present.pop().flatten().is_some();
-            if is_member || !txn.compares.iter().zip(&present).all(|(c, record)| c.holds(record.as_ref())) {
-                return Ok(Outcome::Refused(present));
+            let (outcome, member) = self.store.commit(txn.clone().present(&key)).await?.without_last();
+            let Outcome::Refused(present) = &outcome else { return Ok(outcome) };
+            if member.is_some()
+                || !txn.compares.iter().zip(present).all(|(c, record)| c.holds(record.as_ref()))
+            {
+                return Ok(outcome);
             }
             if self.has_left() {
                 return Err(StoreError::Invalid("this host has left the cluster".to_owned()));
