@@ -132,7 +132,7 @@ impl Agent {
 
     fn attached(&self, network: &NetworkId, attachment: &Attachment) -> Option<Endpoint> {
         self.read(|s| {
-            let mut endpoints = s.endpoints.get(network)?.values();
+            let mut endpoints = s.endpoints_on(network);
             endpoints.find(|e| e.node == *self.node() && attachment.is(e)).cloned()
         })
     }

@@ -7,7 +7,7 @@ use crate::{
     reserve::Patience,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 use weft_model::{
     AddressClaim, ClaimKind, Container, Endpoint, EndpointId, MacAddr, Network, NetworkId, Outside, Revision,
     Sandbox, encode, schema, unix_now,
@@ -245,7 +245,7 @@ impl Agent {
             return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
         }
         let same_mac = self.read(|s| {
-            let others = s.endpoints.get(&spec.network).into_iter().flat_map(BTreeMap::values);
+            let others = s.endpoints_on(&spec.network);
             others.filter(|e| e.id != spec.id).find(|e| e.mac == mac).map(|e| e.display_name().to_owned())
         });
         if let Some(holder) = same_mac {
@@ -312,7 +312,7 @@ impl Agent {
 
     /// An endpoint.
     pub fn endpoint(&self, network: &NetworkId, id: &EndpointId) -> Option<Endpoint> {
-        self.read(|s| s.endpoints.get(network)?.get(id).cloned())
+        self.read(|s| s.endpoint(network, id).cloned())
     }
 
     /// Notes where the engine is about to put an endpoint's interface. The far end stays in the host's namespace

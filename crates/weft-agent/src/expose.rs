@@ -58,7 +58,7 @@ impl Agent {
 
     fn exposed(&self, network: &NetworkId) -> Option<Endpoint> {
         self.read(|s| {
-            let mut endpoints = s.endpoints.get(network)?.values();
+            let mut endpoints = s.endpoints_on(network);
             endpoints.find(|e| e.node == *self.node() && e.engine == HOST).cloned()
         })
     }

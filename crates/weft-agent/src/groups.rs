@@ -101,7 +101,7 @@ impl Agent {
         let node = &self.0.node;
         for network in self.0.view.followed.all() {
             let (here, told, vni, name) = self.read(|s| {
-                let mut endpoints = s.endpoints.get(&network).into_iter().flat_map(|all| all.values());
+                let mut endpoints = s.endpoints_on(&network);
                 let told = s.groups.get(&network).and_then(|all| all.get(node)).cloned();
                 let record = s.networks.get(&network);
                 let name = record.map(|network| network.display_name().to_owned());

@@ -1,6 +1,6 @@
 //! The records that a daemon knows, with what is looked up in them all the time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use weft_model::{
     BadRecord, Change, Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched, schema::OnNetwork,
 };
@@ -42,7 +42,7 @@ impl Known {
 
     /// This node's endpoints.
     pub(crate) fn own(&self) -> impl Iterator<Item = &Endpoint> {
-        self.own.iter().filter_map(|(network, id)| self.snapshot.endpoints.get(network)?.get(id))
+        self.own.iter().filter_map(|(network, id)| self.snapshot.endpoint(network, id))
     }
 
     /// How often an endpoint of this node's has changed.
@@ -57,12 +57,12 @@ impl Known {
             _ => None,
         };
         let Some((network, id)) = endpoint else { return self.snapshot.apply(change) };
-        if let Some(before) = self.snapshot.endpoints.get(&network).and_then(|of| of.get(&id)) {
+        if let Some(before) = self.snapshot.endpoint(&network, &id) {
             self.names.remove(before);
             self.own_changes += u64::from(self.own.remove(&key(before)));
         }
         let outcome = self.snapshot.apply(change);
-        if let Some(now) = self.snapshot.endpoints.get(&network).and_then(|of| of.get(&id)) {
+        if let Some(now) = self.snapshot.endpoint(&network, &id) {
             self.names.insert(now);
             if now.node == self.this {
                 self.own.insert(key(now));
@@ -78,7 +78,7 @@ impl Known {
         if touched.is_empty() {
             return touched;
         }
-        let now = || self.snapshot.endpoints.get(network).into_iter().flat_map(BTreeMap::values);
+        let now = || self.snapshot.endpoints_on(network);
         self.names.replace(network, now());
         self.own.retain(|(on, _)| on != network);
         self.own.extend(now().filter(|e| e.node == self.this).map(key));

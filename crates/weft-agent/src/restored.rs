@@ -209,7 +209,7 @@ mod tests {
         let mut before = Snapshot { revision: Revision(1000), ..Snapshot::default() };
         before.networks.insert(id.clone(), network);
         before.addresses.entry(id.clone()).or_default().insert(IP.parse().unwrap(), claim);
-        before.endpoints.entry(id.clone()).or_default().insert(endpoint.id.clone(), endpoint.clone());
+        before.endpoints.entry(id.clone()).or_default().insert(endpoint.id.clone(), endpoint.clone().into());
         let binding = Binding { network: id, mirrored: false };
         before.bindings.entry(node.clone()).or_default().insert("e1".to_owned(), binding);
         (before, endpoint)

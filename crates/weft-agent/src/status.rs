@@ -137,7 +137,7 @@ impl Agent {
     }
 
     pub(crate) fn network_view(&self, snapshot: &Snapshot, network: &Network) -> NetworkView {
-        let endpoints = snapshot.endpoints.get(&network.id).into_iter().flat_map(BTreeMap::values);
+        let endpoints = snapshot.endpoints_on(&network.id);
         let vtep = self.0.view.vtep();
         NetworkView {
             effective_mtu: vtep

@@ -68,7 +68,7 @@ impl World {
         let gateway = Gateway { subnets, published: published.into(), sound: true };
         let mtu = Mtu::new(1500).unwrap();
         let gateways: BTreeSet<IpAddr> = ["10.213.0.1", "fd13::1"].map(|ip| ip.parse().unwrap()).into();
-        let mut state = HostState::from([(Key::Gateway, Object::Gateway(gateway))]);
+        let mut state = HostState::from([(Key::Gateway, Object::Gateway(Box::new(gateway)))]);
         for (number, sandbox) in (2u8..).zip(&self.sandboxes) {
             let name = format!("weftg000000000{number}");
             let sandbox = FarEndSandbox {
@@ -89,7 +89,7 @@ impl World {
                 tap_owner: None,
             }));
             let port = GatewayPort { mtu, up: true, gateways: gateways.clone(), sandbox: own, far_end };
-            state.insert(Key::GatewayPort(name), Object::GatewayPort(port));
+            state.insert(Key::GatewayPort(name), Object::GatewayPort(Box::new(port)));
         }
         state
     }

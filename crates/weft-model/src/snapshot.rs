@@ -11,6 +11,7 @@ use std::{
     fmt::Display,
     net::IpAddr,
     str::FromStr,
+    sync::Arc,
 };
 
 /// One key's new value, or its end, as a store reports it.
@@ -67,8 +68,8 @@ pub struct Snapshot {
     pub names: BTreeMap<NetworkName, NetworkId>,
     /// Which network has the VNI.
     pub vnis: BTreeMap<Vni, NetworkId>,
-    /// Endpoints by network.
-    pub endpoints: BTreeMap<NetworkId, BTreeMap<EndpointId, Endpoint>>,
+    /// Endpoints by network. A copy of the snapshot, as is made to write it to disk, shares them.
+    pub endpoints: BTreeMap<NetworkId, BTreeMap<EndpointId, Arc<Endpoint>>>,
     /// Taken addresses by network.
     pub addresses: BTreeMap<NetworkId, BTreeMap<IpAddr, AddressClaim>>,
     /// Addresses that a node asks for although another holds them ahead, by network.
@@ -94,6 +95,9 @@ impl Snapshot {
                 bad.push(record);
             }
         }
+        // Members stand before the nodes in a listing.
+        let Self { nodes, endpoints, addresses, .. } = &mut snapshot;
+        share_nodes(nodes, endpoints.values_mut(), addresses.values_mut());
         (snapshot, bad)
     }
 
@@ -109,37 +113,38 @@ impl Snapshot {
         match kind {
             "nodes" => {
                 let id: NodeId = parse(name).map_err(bad)?;
-                put(&mut self.nodes, id.clone(), value).map_err(bad)?;
+                put(&mut self.nodes, id.clone(), read(value)).map_err(bad)?;
                 Ok(Touched::Node(id))
             }
             "alive" => {
                 let id: NodeId = parse(name).map_err(bad)?;
-                put(&mut self.alive, id, value).map_err(bad)?;
+                put(&mut self.alive, id, read(value)).map_err(bad)?;
                 // A lease withdraws nothing: where many hosts start, half of what is heard needs no planning.
                 Ok(Touched::Other)
             }
             "networks" => {
                 let id: NetworkId = parse(name).map_err(bad)?;
-                put(&mut self.networks, id.clone(), value).map_err(bad)?;
+                put(&mut self.networks, id.clone(), read(value)).map_err(bad)?;
                 Ok(Touched::Network(id))
             }
             "names" => {
                 let id: NetworkName = parse(name).map_err(bad)?;
-                put(&mut self.names, id, value).map_err(bad)?;
+                put(&mut self.names, id, read(value)).map_err(bad)?;
                 Ok(Touched::Other)
             }
             "vnis" => {
                 let id: Vni = parse(name).map_err(bad)?;
-                put(&mut self.vnis, id, value).map_err(bad)?;
+                put(&mut self.vnis, id, read(value)).map_err(bad)?;
                 Ok(Touched::Other)
             }
             "bindings" => {
                 let (node, engine_network): (NodeId, String) = parse_pair(name).map_err(bad)?;
-                put_nested(&mut self.bindings, node.clone(), engine_network.clone(), value).map_err(bad)?;
+                put_nested(&mut self.bindings, node.clone(), engine_network.clone(), read(value))
+                    .map_err(bad)?;
                 Ok(Touched::Binding(node, engine_network))
             }
             "pools" => {
-                put(&mut self.pools, name.to_owned(), value).map_err(bad)?;
+                put(&mut self.pools, name.to_owned(), read(value)).map_err(bad)?;
                 Ok(Touched::Other)
             }
             _ => Ok(Touched::Other),
@@ -148,30 +153,66 @@ impl Snapshot {
 
     fn apply_on_network(&mut self, change: &Change) -> Result<Touched, String> {
         let value = change.value.as_deref();
-        let Some((network, what)) = OnNetwork::parse(&change.key)? else { return Ok(Touched::Other) };
+        let Some((mut network, what)) = OnNetwork::parse(&change.key)? else { return Ok(Touched::Other) };
+        share(&self.networks, &mut network);
         match what {
-            OnNetwork::Endpoint(endpoint) => {
-                put_nested(&mut self.endpoints, network.clone(), endpoint.clone(), value)?;
-                Ok(Touched::Endpoint(network, endpoint))
+            OnNetwork::Endpoint(mut id) => {
+                let endpoint =
+                    read(value).map(|endpoint| endpoint.map(|e| self.shared(&network, &mut id, e)));
+                put_nested(&mut self.endpoints, network.clone(), id.clone(), endpoint)?;
+                Ok(Touched::Endpoint(network, id))
             }
             OnNetwork::Address(ip) => {
-                put_nested(&mut self.addresses, network.clone(), ip, value)?;
+                let claim = read(value).map(|claim| claim.map(|claim| self.shared_claim(&network, claim)));
+                put_nested(&mut self.addresses, network.clone(), ip, claim)?;
                 Ok(Touched::Address(network, ip))
             }
             OnNetwork::Wanted(ip) => {
-                put_nested(&mut self.wanted, network, ip, value)?;
+                put_nested(&mut self.wanted, network, ip, read(value))?;
                 Ok(Touched::Other)
             }
             OnNetwork::Groups(node) => {
-                put_nested(&mut self.groups, network.clone(), node.clone(), value)?;
+                put_nested(&mut self.groups, network.clone(), node.clone(), read(value))?;
                 Ok(Touched::Groups(network, node))
             }
         }
     }
 
+    /// The record of endpoint `id`, with ids that share the text of those which are known already, as `id` does then: read from
+    /// records, of 100,000 endpoints each id would be there six times.
+    fn shared(&self, network: &NetworkId, id: &mut EndpointId, mut endpoint: Endpoint) -> Arc<Endpoint> {
+        if let Some((known, _)) = self.endpoints.get(network).and_then(|of| of.get_key_value(id)) {
+            id.clone_from(known);
+        } else if let Some(claims) = self.addresses.get(network) {
+            // Its claims stand before it in a listing.
+            let mut claims = endpoint.addresses().filter_map(|ip| claims.get(&ip)?.endpoint.as_ref());
+            if let Some(known) = claims.find(|known| *known == id) {
+                id.clone_from(known);
+            }
+        }
+        if endpoint.id == *id {
+            endpoint.id.clone_from(id);
+        }
+        if endpoint.network == *network {
+            endpoint.network.clone_from(network);
+        }
+        share(&self.nodes, &mut endpoint.node);
+        Arc::new(endpoint)
+    }
+
+    /// The same for a claim.
+    fn shared_claim(&self, network: &NetworkId, mut claim: AddressClaim) -> AddressClaim {
+        share(&self.nodes, &mut claim.node);
+        if let (Some(id), Some(endpoints)) = (&mut claim.endpoint, self.endpoints.get(network)) {
+            share(endpoints, id);
+        }
+        claim
+    }
+
     /// Replaces what is known of one network's members by what `of` knows, and tells what the plan looks at and is another
     /// than before: endpoints, and nodes' multicast groups.
     pub fn replace_network(&mut self, network: &NetworkId, of: &mut Self) -> Vec<Touched> {
+        share_nodes(&self.nodes, of.endpoints.get_mut(network), of.addresses.get_mut(network));
         replace(&mut self.addresses, network, of.addresses.remove(network));
         replace(&mut self.wanted, network, of.wanted.remove(network));
         let endpoints = replaced(&mut self.endpoints, network, of.endpoints.remove(network));
@@ -211,7 +252,9 @@ impl Snapshot {
         records.extend(all(&self.names, schema::name_key));
         records.extend(all(&self.vnis, |vni| schema::vni_key(*vni)));
         for (network, endpoints) in &self.endpoints {
-            records.extend(all(endpoints, |id| schema::endpoint_key(network, id)));
+            records.extend(
+                endpoints.iter().map(|(id, e)| (schema::endpoint_key(network, id), encode(e.as_ref()))),
+            );
         }
         for (network, claims) in &self.addresses {
             records.extend(all(claims, |ip| schema::address_key(network, *ip)));
@@ -243,13 +286,23 @@ impl Snapshot {
 
     /// All endpoints, network by network.
     pub fn all_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.endpoints.values().flat_map(BTreeMap::values)
+        self.endpoints.values().flat_map(BTreeMap::values).map(Arc::as_ref)
+    }
+
+    /// The endpoints on `network`.
+    pub fn endpoints_on(&self, network: &NetworkId) -> impl Iterator<Item = &Endpoint> {
+        self.endpoints.get(network).into_iter().flat_map(BTreeMap::values).map(Arc::as_ref)
+    }
+
+    /// An endpoint's record.
+    pub fn endpoint(&self, network: &NetworkId, id: &EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(network)?.get(id).map(Arc::as_ref)
     }
 
     /// The endpoint that uses `ip` on `network`.
     pub fn endpoint_at(&self, network: &NetworkId, ip: IpAddr) -> Option<&Endpoint> {
         let claim = self.addresses.get(network)?.get(&ip)?;
-        self.endpoints.get(network)?.get(claim.endpoint.as_ref()?)
+        self.endpoint(network, claim.endpoint.as_ref()?)
     }
 
     /// A node's name, or its short id when it has no record.
@@ -297,40 +350,57 @@ where
     Ok((parse(a)?, parse(b)?))
 }
 
-fn put<K: Ord, V: DeserializeOwned>(
-    map: &mut BTreeMap<K, V>,
-    key: K,
-    value: Option<&[u8]>,
-) -> Result<(), String> {
-    match value.map(serde_json::from_slice) {
-        Some(Ok(value)) => {
-            map.insert(key, value);
-            Ok(())
-        }
-        Some(Err(error)) => {
-            map.remove(&key);
-            Err(error.to_string())
-        }
-        None => {
-            map.remove(&key);
-            Ok(())
-        }
+/// Lets `id` share the text of the same one in a map.
+fn share<K: Ord + Clone, V>(known: &BTreeMap<K, V>, id: &mut K) {
+    if let Some((known, _)) = known.get_key_value(id) {
+        id.clone_from(known);
     }
 }
 
-fn put_nested<A: Ord, B: Ord, V: DeserializeOwned>(
+/// Lets the members of networks name their nodes by ids that share the text of those in `nodes`.
+fn share_nodes<'a>(
+    nodes: &BTreeMap<NodeId, Node>,
+    endpoints: impl IntoIterator<Item = &'a mut BTreeMap<EndpointId, Arc<Endpoint>>>,
+    claims: impl IntoIterator<Item = &'a mut BTreeMap<IpAddr, AddressClaim>>,
+) {
+    for endpoint in endpoints.into_iter().flat_map(BTreeMap::values_mut) {
+        // Somebody else who has it has it as it is.
+        if let Some(endpoint) = Arc::get_mut(endpoint) {
+            share(nodes, &mut endpoint.node);
+        }
+    }
+    for claim in claims.into_iter().flat_map(BTreeMap::values_mut) {
+        share(nodes, &mut claim.node);
+    }
+}
+
+/// A record's value; `None`: it was removed.
+fn read<V: DeserializeOwned>(value: Option<&[u8]>) -> Result<Option<V>, String> {
+    value.map(serde_json::from_slice).transpose().map_err(|error| error.to_string())
+}
+
+/// What cannot be read counts as removed.
+fn put<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Result<Option<V>, String>) -> Result<(), String> {
+    if let Ok(Some(value)) = value {
+        map.insert(key, value);
+        return Ok(());
+    }
+    map.remove(&key);
+    value.map(|_| ())
+}
+
+fn put_nested<A: Ord, B: Ord, V>(
     map: &mut BTreeMap<A, BTreeMap<B, V>>,
     outer: A,
     inner: B,
-    value: Option<&[u8]>,
+    value: Result<Option<V>, String>,
 ) -> Result<(), String> {
     use std::collections::btree_map::Entry;
     match map.entry(outer) {
-        Entry::Vacant(_) if value.is_none() => Ok(()),
         Entry::Vacant(slot) => {
-            let mut nested = BTreeMap::new();
-            put(&mut nested, inner, value)?;
-            slot.insert(nested);
+            if let Some(value) = value? {
+                slot.insert(BTreeMap::from([(inner, value)]));
+            }
             Ok(())
         }
         Entry::Occupied(mut slot) => {
@@ -344,85 +414,5 @@ fn put_nested<A: Ord, B: Ord, V: DeserializeOwned>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Subnet, unix_now};
-
-    fn network(name: &str) -> Network {
-        Network {
-            id: NetworkId::random(),
-            name: Some(name.parse().unwrap()),
-            vni: Vni::new(4096).unwrap(),
-            subnets: vec![Subnet::new("10.9.0.0/24".parse().unwrap())],
-            mtu: None,
-            internal: false,
-            direct: false,
-            labels: BTreeMap::new(),
-            options: BTreeMap::new(),
-            address_driver: crate::AddressDriver::Engine(NodeId::random()),
-            created_by: NodeId::random(),
-            created: unix_now(),
-        }
-    }
-
-    #[test]
-    fn a_snapshot_survives_being_written_and_read() {
-        let n = network("blue");
-        let mut snapshot = Snapshot::default();
-        for (key, value) in [
-            (schema::network_key(&n.id), encode(&n)),
-            (schema::name_key(n.name.as_ref().unwrap()), encode(&n.id)),
-            (schema::vni_key(n.vni), encode(&n.id)),
-        ] {
-            snapshot.apply(&Change { key, value: Some(value) }).unwrap();
-        }
-        let (again, bad) = Snapshot::from_records(Revision::ZERO, snapshot.to_records());
-        assert_eq!((again, bad), (snapshot.clone(), vec![]));
-        assert_eq!(snapshot.find_network("blue").unwrap().id, n.id);
-        assert_eq!(snapshot.find_network(n.id.short()).unwrap().id, n.id);
-        assert!(snapshot.find_network("green").is_none());
-    }
-
-    #[test]
-    fn a_record_that_cannot_be_read_is_named_and_left_out() {
-        let n = network("blue");
-        let mut snapshot = Snapshot::default();
-        let key = schema::network_key(&n.id);
-        snapshot.apply(&Change { key: key.clone(), value: Some(encode(&n)) }).unwrap();
-        let error = snapshot.apply(&Change { key: key.clone(), value: Some(b"{".to_vec()) }).unwrap_err();
-        assert_eq!(error.key, key);
-        assert_eq!(snapshot, Snapshot::default());
-    }
-
-    #[test]
-    fn a_second_key_for_the_same_thing_is_malformed() {
-        let (network, value) = (NetworkId::random(), encode(&NetworkId::random()));
-        for key in [
-            format!("{}+5", schema::VNIS),
-            format!("{}05", schema::VNIS),
-            format!("{}{network}/wanted/FD00::1", schema::ON),
-        ] {
-            let mut snapshot = Snapshot::default();
-            let error = snapshot.apply(&Change { key, value: Some(value.clone()) }).unwrap_err();
-            assert!(error.reason.contains("is written"), "{error}");
-            assert_eq!(snapshot, Snapshot::default());
-        }
-    }
-
-    #[test]
-    fn removing_the_last_endpoint_leaves_nothing_behind() {
-        let mut snapshot = Snapshot::default();
-        let (network, ip) = (NetworkId::random(), "10.0.0.2".parse().unwrap());
-        let claim = AddressClaim {
-            kind: crate::ClaimKind::Endpoint,
-            node: NodeId::random(),
-            endpoint: None,
-            since: 0,
-        };
-        let key = schema::address_key(&network, ip);
-        let touched = snapshot.apply(&Change { key: key.clone(), value: Some(encode(&claim)) }).unwrap();
-        assert_eq!(touched, Touched::Address(network, ip));
-        snapshot.apply(&Change { key, value: None }).unwrap();
-        assert_eq!(snapshot, Snapshot::default());
-    }
-}
+#[path = "snapshot_tests.rs"]
+mod tests;

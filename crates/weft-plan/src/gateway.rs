@@ -32,10 +32,10 @@ pub(crate) fn gateway<'a>(endpoints: impl Iterator<Item = &'a Endpoint>, mtu: Mt
         gateway.subnets.extend(outside.addresses().map(|net| net.trunc()));
         gateway.published.extend(published(outside));
         let key = Key::GatewayPort(gateway_port_name(&outside.id));
-        state.insert(key, Object::GatewayPort(port(outside, sandbox, mtu)));
+        state.insert(key, Object::GatewayPort(Box::new(port(outside, sandbox, mtu))));
     }
     if !state.is_empty() {
-        state.insert(Key::Gateway, Object::Gateway(gateway));
+        state.insert(Key::Gateway, Object::Gateway(Box::new(gateway)));
     }
     state
 }

@@ -103,7 +103,7 @@ fn claims(snapshot: &Snapshot) -> Vec<Leak> {
                 with: Vec::new(),
             });
         }
-        let user = claim.endpoint.as_ref().and_then(|id| snapshot.endpoints.get(network)?.get(id));
+        let user = claim.endpoint.as_ref().and_then(|id| snapshot.endpoint(network, id));
         let with = user.map(|endpoint| together(snapshot, endpoint, &key)).unwrap_or_default();
         leak(snapshot, &claim.node, key, what).map(|leak| Leak { since, with, ..leak })
     })
@@ -123,7 +123,7 @@ fn unused(snapshot: &Snapshot, network: &NetworkId, ip: IpAddr, claim: &AddressC
     if claim.kind != ClaimKind::Endpoint {
         return None;
     }
-    let endpoint = claim.endpoint.as_ref().and_then(|id| snapshot.endpoints.get(network)?.get(id));
+    let endpoint = claim.endpoint.as_ref().and_then(|id| snapshot.endpoint(network, id));
     match endpoint {
         None => Some("its endpoint has gone".to_owned()),
         Some(endpoint) if endpoint.addresses().all(|a| a != ip) => {

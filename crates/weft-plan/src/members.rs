@@ -58,7 +58,7 @@ struct Made {
     created: UnixSeconds,
     /// The VTEP that it makes frames be flooded to.
     vtep: Option<IpAddr>,
-    claims: Vec<Claim>,
+    claims: Box<[Claim]>,
 }
 
 /// The members of one network.
@@ -133,7 +133,7 @@ impl Members {
                 epoch: endpoint.epoch,
                 created: endpoint.created,
                 vtep: underlay.peer(&endpoint.node),
-                claims: underlay.claims(self.segment, id, endpoint),
+                claims: underlay.claims(self.segment, id, endpoint).into(),
             };
             keys.append(&mut self.enter(id, made));
         }
@@ -162,7 +162,8 @@ impl Members {
     fn enter(&mut self, id: &EndpointId, made: Made) -> BTreeSet<Key> {
         let mut keys = BTreeSet::new();
         for (key, _) in &made.claims {
-            self.claimants.entry(key.clone()).or_default().push(id.clone());
+            // Room for one: hardly ever is there another.
+            self.claimants.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(id.clone());
             keys.insert(key.clone());
         }
         if let Some(vtep) = made.vtep {

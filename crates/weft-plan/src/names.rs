@@ -15,7 +15,10 @@ const SHORT_ID: usize = 12;
 
 /// Who has which name, network by network. Names are kept in small letters (RFC 4343: case does not count).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(BTreeMap<NetworkId, BTreeMap<Box<str>, BTreeSet<EndpointId>>>);
+pub struct Names(BTreeMap<NetworkId, BTreeMap<Box<str>, Holders>>);
+
+/// Who has one name, in the order of ids: one, almost always, for whom a tree would be six times as large.
+type Holders = Vec<EndpointId>;
 
 /// Whom a name or an address means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +45,10 @@ impl Names {
     pub fn insert(&mut self, endpoint: &Endpoint) {
         let network = self.0.entry(endpoint.network.clone()).or_default();
         for name in names_of(endpoint) {
-            network.entry(name.into()).or_default().insert(endpoint.id.clone());
+            let holders = network.entry(name.into()).or_insert_with(|| Holders::with_capacity(1));
+            if let Err(at) = holders.binary_search(&endpoint.id) {
+                holders.insert(at, endpoint.id.clone());
+            }
         }
         if network.is_empty() {
             self.0.remove(&endpoint.network);
@@ -54,7 +60,7 @@ impl Names {
         let Some(network) = self.0.get_mut(&endpoint.network) else { return };
         for name in names_of(endpoint) {
             if let Some(holders) = network.get_mut(name.as_str()) {
-                holders.remove(&endpoint.id);
+                holders.retain(|id| *id != endpoint.id);
                 if holders.is_empty() {
                     network.remove(name.as_str());
                 }
@@ -71,7 +77,7 @@ impl Names {
         endpoints.into_iter().for_each(|endpoint| self.insert(endpoint));
     }
 
-    fn holders(&self, network: &NetworkId, name: &str) -> Option<&BTreeSet<EndpointId>> {
+    fn holders(&self, network: &NetworkId, name: &str) -> Option<&Holders> {
         self.0.get(network)?.get(name)
     }
 }
@@ -143,8 +149,7 @@ impl Asker<'_> {
     /// host that has died has left is in the records until the operator says that it is dead.
     fn on(&self, network: &NetworkId, name: &str) -> Option<Vec<IpAddr>> {
         let holders = self.names.holders(network, name)?;
-        let of = self.snapshot.endpoints.get(network)?;
-        let all: Vec<_> = holders.iter().filter_map(|id| of.get(id)).collect();
+        let all: Vec<_> = holders.iter().filter_map(|id| self.snapshot.endpoint(network, id)).collect();
         let alive: Vec<_> =
             all.iter().copied().filter(|e| self.snapshot.alive.contains_key(&e.node)).collect();
         let these = if alive.is_empty() { all } else { alive };

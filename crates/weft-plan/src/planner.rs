@@ -77,7 +77,7 @@ impl Planner {
                     // This was told before the network's own change.
                     self.network_changed(snapshot, network);
                 }
-                let endpoint = snapshot.endpoints.get(network).and_then(|endpoints| endpoints.get(id));
+                let endpoint = snapshot.endpoint(network, id);
                 let told = snapshot.groups.get(network);
                 self.outside_changed(network, id, endpoint);
                 if let (Some(members), Some(underlay)) = (self.members.get_mut(network), &self.underlay) {
@@ -208,10 +208,10 @@ impl Planner {
         }
         self.link_peers_due |= !changed.is_empty();
         for (network, members) in &mut self.members {
-            let (endpoints, told) = (snapshot.endpoints.get(network), snapshot.groups.get(network));
+            let told = snapshot.groups.get(network);
             let ids: Vec<_> = changed.iter().flat_map(|node| members.on(node)).collect();
             for id in ids {
-                members.put(underlay, &id, endpoints.and_then(|e| e.get(&id)), told, &mut self.desired);
+                members.put(underlay, &id, snapshot.endpoint(network, &id), told, &mut self.desired);
             }
         }
     }

@@ -190,7 +190,7 @@ impl Cluster {
                     continue;
                 }
             }
-            let found = stored.endpoints.get(network).and_then(|all| all.get(&endpoint.id));
+            let found = stored.endpoint(network, &endpoint.id);
             match found {
                 None => {
                     return Some(format!("endpoint {} of h{} is lost", endpoint.id.short(), container.host));

@@ -65,7 +65,7 @@ fn claims(snapshot: &Snapshot) -> Option<String> {
             return Some(format!("an address of network {} is claimed, which is not there", network.short()));
         }
         for (ip, claim) in claims {
-            let endpoint = claim.endpoint.as_ref().and_then(|id| snapshot.endpoints.get(network)?.get(id));
+            let endpoint = claim.endpoint.as_ref().and_then(|id| snapshot.endpoint(network, id));
             let has = endpoint.is_some_and(|e| e.addresses().any(|a| a == *ip));
             let right = match (claim.kind, &claim.endpoint) {
                 (ClaimKind::Reserved | ClaimKind::Ipam, None) => true,

@@ -309,7 +309,7 @@ impl Outbox {
         }
         self.view.read(|s| match Known::of(key)? {
             Known::Endpoint(network, id) => {
-                let found = s.endpoints.get(&network).and_then(|all| all.get(&id));
+                let found = s.endpoint(&network, &id);
                 Some(found.map(|endpoint| record(encode(endpoint), s)))
             }
             Known::Address(network, ip) => {

@@ -402,7 +402,7 @@ async fn a_network_in_use_elsewhere_comes_back_and_the_status_says_why() {
             epoch: 1,
             created: 0,
         };
-        s.endpoints.entry(blue.id.clone()).or_default().insert(endpoint.clone(), record);
+        s.endpoints.entry(blue.id.clone()).or_default().insert(endpoint.clone(), record.into());
     });
     let first = hall.dockerd.find("blue").unwrap()["Id"].clone();
     let error = hall.dockerd.remove(first.as_str().unwrap()).await.unwrap().unwrap_err();

@@ -12,7 +12,6 @@ use super::{
     },
 };
 use ipnet::IpNet;
-use std::collections::BTreeMap;
 use weft_agent::{AgentError, EndpointSpec};
 use weft_model::{Endpoint, EndpointId, MacAddr, Network, NetworkId, Sandbox};
 
@@ -107,7 +106,7 @@ impl<C: Cluster> Plugin<C> {
     fn own_endpoints(&self, network: &NetworkId, fits: impl Fn(&Endpoint) -> bool) -> Vec<EndpointId> {
         let node = self.cluster.node();
         self.cluster.read(|s| {
-            let here = s.endpoints.get(network).into_iter().flat_map(BTreeMap::values);
+            let here = s.endpoints_on(network);
             let ours = here.filter(|e| e.node == *node && e.engine == ENGINE && fits(e));
             ours.map(|e| e.id.clone()).collect()
         })
@@ -213,7 +212,7 @@ impl<C: Cluster> Plugin<C> {
         let node = self.cluster.node();
         self.cluster.read(|s| {
             let found = s.endpoints.values().find_map(|endpoints| endpoints.get(id));
-            found.filter(|e| e.node == *node).cloned()
+            found.filter(|e| e.node == *node).map(|e| Endpoint::clone(e))
         })
     }
 }

@@ -212,7 +212,10 @@ impl Cluster for FakeCluster {
                 let kind = claims.get(&ip).map_or(ClaimKind::Endpoint, |c| c.kind);
                 claims.insert(ip, AddressClaim { kind, node, endpoint: Some(spec.id.clone()), since });
             }
-            s.endpoints.entry(spec.network.clone()).or_default().insert(spec.id.clone(), endpoint.clone());
+            s.endpoints
+                .entry(spec.network.clone())
+                .or_default()
+                .insert(spec.id.clone(), endpoint.clone().into());
             Ok(endpoint)
         })
     }
@@ -224,7 +227,7 @@ impl Cluster for FakeCluster {
     ) -> Result<String, AgentError> {
         self.change(|s| {
             let record = s.endpoints.get_mut(network).and_then(|e| e.get_mut(endpoint));
-            record.map(|e| e.sandbox = Some(sandbox))
+            record.map(|e| Arc::make_mut(e).sandbox = Some(sandbox))
         })
         .ok_or_else(|| AgentError::NoSuchEndpoint(endpoint.to_string()))?;
         Ok(format!("weftc{}", &endpoint.as_str()[..10]))
@@ -232,7 +235,7 @@ impl Cluster for FakeCluster {
     async fn leave_endpoint(&self, network: &NetworkId, endpoint: &EndpointId) -> Result<(), AgentError> {
         self.change(|s| {
             let record = s.endpoints.get_mut(network).and_then(|e| e.get_mut(endpoint));
-            record.map(|e| e.sandbox = None)
+            record.map(|e| Arc::make_mut(e).sandbox = None)
         });
         Ok(())
     }
@@ -244,7 +247,7 @@ impl Cluster for FakeCluster {
     ) -> Result<(), AgentError> {
         self.change(|s| {
             let record = s.endpoints.get_mut(network).and_then(|e| e.get_mut(endpoint));
-            record.map(|e| e.container = Some(container))
+            record.map(|e| Arc::make_mut(e).container = Some(container))
         });
         Ok(())
     }

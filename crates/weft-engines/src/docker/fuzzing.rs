@@ -62,7 +62,7 @@ static CLUSTER: LazyLock<Snapshot> = LazyLock::new(|| {
     snapshot.pools.insert("q".to_owned(), of_network);
     let binding = Binding { network: network.id.clone(), mirrored: false };
     snapshot.bindings.entry(node).or_default().insert("n".to_owned(), binding);
-    snapshot.endpoints.entry(network.id.clone()).or_default().insert(there.id.clone(), there);
+    snapshot.endpoints.entry(network.id.clone()).or_default().insert(there.id.clone(), there.into());
     snapshot.networks.insert(network.id.clone(), network);
     snapshot
 });

@@ -126,7 +126,7 @@ mod tests {
         let mut snapshot = Snapshot::default();
         for e in endpoints {
             let on = snapshot.endpoints.entry(e.network.clone()).or_default();
-            on.insert(e.id.clone(), (*e).clone());
+            on.insert(e.id.clone(), (*e).clone().into());
         }
         snapshot
     }

@@ -343,7 +343,7 @@ impl<C: Cluster> Mirror<C> {
         let node = self.cluster.node();
         self.cluster.read(|s| {
             let ours = |network: &NetworkId| {
-                let endpoints = s.endpoints.get(network).into_iter().flat_map(BTreeMap::values);
+                let endpoints = s.endpoints_on(network);
                 endpoints.into_iter().any(|e| e.node == *node && e.engine == ENGINE)
             };
             let bindings = s.bindings.get(node).into_iter().flatten();

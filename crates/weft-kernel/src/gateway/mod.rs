@@ -42,7 +42,7 @@ pub(crate) fn observe(host: &mut Host) -> Result<HostState, KernelError> {
     found.sound = rules::table(&found).is_as_seen(&table)
         && foreign::is_let_through(&mut nftables, &families(&found))?
         && host.underlay_namespace.run(|| are_set(&settings(&found)))?;
-    state.insert(Key::Gateway, Object::Gateway(found));
+    state.insert(Key::Gateway, Object::Gateway(Box::new(found)));
     Ok(state)
 }
 

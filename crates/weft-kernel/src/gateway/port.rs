@@ -47,7 +47,7 @@ pub(super) fn observe(host: &mut Host) -> Result<HostState, KernelError> {
             sandbox,
             far_end: None,
         };
-        state.insert(Key::GatewayPort(device.name), Object::GatewayPort(port));
+        state.insert(Key::GatewayPort(device.name), Object::GatewayPort(Box::new(port)));
     }
     Ok(state)
 }

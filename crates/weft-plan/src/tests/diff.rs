@@ -62,13 +62,13 @@ fn any_object() -> impl Strategy<Value = (Key, Object)> {
         }),
         2 => (any::<bool>(), mostly).prop_map(|(second, sound)| {
             let subnets = [if second { "10.213.0.0/20" } else { "10.213.16.0/20" }.parse().unwrap()].into();
-            (Key::Gateway, Object::Gateway(Gateway { subnets, published: BTreeSet::new(), sound }))
+            (Key::Gateway, Object::Gateway(Box::new(Gateway { subnets, published: BTreeSet::new(), sound })))
         }),
         2 => (1..4u8, mostly, any::<bool>()).prop_map(|(n, up, routed)| {
             let sandbox = routed.then(|| ip("10.213.0.2")).into_iter().collect();
             let (mtu, gateways) = (Mtu::new(1500).unwrap(), BTreeSet::from([ip("10.213.0.1")]));
             let port = GatewayPort { mtu, up, gateways, sandbox, far_end: None };
-            (Key::GatewayPort(format!("weftg{n}")), Object::GatewayPort(port))
+            (Key::GatewayPort(format!("weftg{n}")), Object::GatewayPort(Box::new(port)))
         }),
         3 => (vni.clone(), 1..4u8, 1..4u8, any::<bool>()).prop_map(|(vni, n, m, sends)| {
             let direct = Direct { mac: mac(m), prefix: 24, sends };

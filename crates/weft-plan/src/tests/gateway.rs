@@ -19,8 +19,8 @@ fn planned(endpoints: &[Endpoint]) -> (Option<Gateway>, Vec<(String, GatewayPort
     let (mut gateway, mut ports) = (None, Vec::new());
     for (key, object) in plan(&snapshot(&nodes, &[network(1, 7), network(2, 8)], endpoints), &id(0)) {
         match (key, object) {
-            (Key::Gateway, Object::Gateway(found)) => gateway = Some(found),
-            (Key::GatewayPort(name), Object::GatewayPort(port)) => ports.push((name, port)),
+            (Key::Gateway, Object::Gateway(found)) => gateway = Some(*found),
+            (Key::GatewayPort(name), Object::GatewayPort(port)) => ports.push((name, *port)),
             _ => {}
         }
     }

@@ -1,0 +1,161 @@
+use super::*;
+use crate::{Subnet, unix_now};
+
+fn network(name: &str) -> Network {
+    Network {
+        id: NetworkId::random(),
+        name: Some(name.parse().unwrap()),
+        vni: Vni::new(4096).unwrap(),
+        subnets: vec![Subnet::new("10.9.0.0/24".parse().unwrap())],
+        mtu: None,
+        internal: false,
+        direct: false,
+        labels: BTreeMap::new(),
+        options: BTreeMap::new(),
+        address_driver: crate::AddressDriver::Engine(NodeId::random()),
+        created_by: NodeId::random(),
+        created: unix_now(),
+    }
+}
+
+fn node(name: &str) -> Node {
+    Node {
+        id: NodeId::random(),
+        name: name.to_owned(),
+        vteps: vec!["192.0.2.1".parse().unwrap()],
+        vxlan_port: 4789,
+        underlay_mtu: crate::Mtu::new(1500).unwrap(),
+        advertise: None,
+        version: "0".to_owned(),
+        epoch: 1,
+        started: 0,
+        routes: vec![],
+        direct: None,
+    }
+}
+
+fn endpoint(network: &NetworkId, node: &NodeId) -> Endpoint {
+    Endpoint {
+        id: EndpointId::random(),
+        network: network.clone(),
+        node: node.clone(),
+        engine: "docker".to_owned(),
+        container: None,
+        sandbox: None,
+        outside: None,
+        mac: crate::MacAddr::ZERO,
+        ipv4: Some("10.9.0.2/24".parse().unwrap()),
+        ipv6: None,
+        epoch: 1,
+        created: 0,
+    }
+}
+
+#[test]
+fn a_snapshot_survives_being_written_and_read() {
+    let n = network("blue");
+    let mut snapshot = Snapshot::default();
+    for (key, value) in [
+        (schema::network_key(&n.id), encode(&n)),
+        (schema::name_key(n.name.as_ref().unwrap()), encode(&n.id)),
+        (schema::vni_key(n.vni), encode(&n.id)),
+    ] {
+        snapshot.apply(&Change { key, value: Some(value) }).unwrap();
+    }
+    let (again, bad) = Snapshot::from_records(Revision::ZERO, snapshot.to_records());
+    assert_eq!((again, bad), (snapshot.clone(), vec![]));
+    assert_eq!(snapshot.find_network("blue").unwrap().id, n.id);
+    assert_eq!(snapshot.find_network(n.id.short()).unwrap().id, n.id);
+    assert!(snapshot.find_network("green").is_none());
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_named_and_left_out() {
+    let n = network("blue");
+    let mut snapshot = Snapshot::default();
+    let key = schema::network_key(&n.id);
+    snapshot.apply(&Change { key: key.clone(), value: Some(encode(&n)) }).unwrap();
+    let error = snapshot.apply(&Change { key: key.clone(), value: Some(b"{".to_vec()) }).unwrap_err();
+    assert_eq!(error.key, key);
+    assert_eq!(snapshot, Snapshot::default());
+}
+
+#[test]
+fn a_second_key_for_the_same_thing_is_malformed() {
+    let (network, value) = (NetworkId::random(), encode(&NetworkId::random()));
+    for key in [
+        format!("{}+5", schema::VNIS),
+        format!("{}05", schema::VNIS),
+        format!("{}{network}/wanted/FD00::1", schema::ON),
+    ] {
+        let mut snapshot = Snapshot::default();
+        let error = snapshot.apply(&Change { key, value: Some(value.clone()) }).unwrap_err();
+        assert!(error.reason.contains("is written"), "{error}");
+        assert_eq!(snapshot, Snapshot::default());
+    }
+}
+
+#[test]
+fn removing_the_last_endpoint_leaves_nothing_behind() {
+    let mut snapshot = Snapshot::default();
+    let (network, ip) = (NetworkId::random(), "10.0.0.2".parse().unwrap());
+    let claim =
+        AddressClaim { kind: crate::ClaimKind::Endpoint, node: NodeId::random(), endpoint: None, since: 0 };
+    let key = schema::address_key(&network, ip);
+    let touched = snapshot.apply(&Change { key: key.clone(), value: Some(encode(&claim)) }).unwrap();
+    assert_eq!(touched, Touched::Address(network, ip));
+    snapshot.apply(&Change { key, value: None }).unwrap();
+    assert_eq!(snapshot, Snapshot::default());
+}
+
+#[test]
+fn an_id_that_many_records_name_is_kept_once() {
+    let (blue, here) = (network("blue"), node("here"));
+    let member = endpoint(&blue.id, &here.id);
+    let claim = AddressClaim {
+        kind: crate::ClaimKind::Endpoint,
+        node: here.id.clone(),
+        endpoint: Some(member.id.clone()),
+        since: 0,
+    };
+    let ip = member.addresses().next().unwrap();
+    let members = [
+        (schema::address_key(&blue.id, ip), encode(&claim)),
+        (schema::key_of_endpoint(&member), encode(&member)),
+    ];
+    let cluster =
+        [(schema::network_key(&blue.id), encode(&blue)), (schema::node_key(&here.id), encode(&here))];
+    let assert_shared = |snapshot: &Snapshot| {
+        let (id, endpoint) = snapshot.endpoints[&blue.id].first_key_value().unwrap();
+        let claim = &snapshot.addresses[&blue.id][&ip];
+        let (node, _) = snapshot.nodes.first_key_value().unwrap();
+        let same = [
+            (id.as_str(), endpoint.id.as_str()),
+            (id.as_str(), claim.endpoint.as_ref().unwrap().as_str()),
+            (node.as_str(), endpoint.node.as_str()),
+            (node.as_str(), claim.node.as_str()),
+        ];
+        for (one, other) in same {
+            assert!(std::ptr::eq(one, other), "{one} is there twice");
+        }
+    };
+
+    // As a cache has them, members first.
+    let all = members.iter().chain(&cluster).cloned();
+    let (cached, _) = Snapshot::from_records(Revision::ZERO, all);
+    assert_shared(&cached);
+    // As a host lists them: the cluster, then a network.
+    let (mut listed, _) = Snapshot::from_records(Revision::ZERO, cluster.clone());
+    let (mut of_network, _) = Snapshot::from_records(Revision::ZERO, members.clone());
+    listed.replace_network(&blue.id, &mut of_network);
+    assert_shared(&listed);
+    // As it hears of them, whichever comes first, and once more.
+    for order in [[0, 1], [1, 0]] {
+        let (mut heard, _) = Snapshot::from_records(Revision::ZERO, cluster.clone());
+        for n in order.into_iter().chain(order) {
+            let (key, value) = members[n].clone();
+            heard.apply(&Change { key, value: Some(value) }).unwrap();
+        }
+        assert_shared(&heard);
+    }
+}
