@@ -8,10 +8,14 @@ use crate::step::{cargo, quietly, run as step};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader},
+    panic::resume_unwind,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 /// What to fuzz.
@@ -20,6 +24,9 @@ pub struct Flags {
     /// How long each target runs
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// How many targets run at the same time
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
     /// Add what reached new code to the committed corpus
     #[arg(long)]
     keep: bool,
@@ -57,11 +64,7 @@ pub fn run(flags: &Flags) -> Result<()> {
     }
     step(fuzz(&["build"]).args(NO_SANITIZER))?;
     let chosen = if flags.targets.is_empty() { &known } else { &flags.targets };
-    let mut outcomes = Vec::new();
-    for target in chosen {
-        println!("\n=== {target}, {} s", flags.seconds);
-        outcomes.push((target, one(folder, target, flags)?));
-    }
+    let outcomes = all(folder, chosen, flags)?;
     println!(
         "\n| target | executions | a second | edges | new inputs | broken by |\n|---|---|---|---|---|---|"
     );
@@ -90,6 +93,29 @@ fn fuzz(arguments: &[&str]) -> Command {
     command
 }
 
+/// Fuzzes these targets, `--jobs` at a time. The first error ends it when those that run have ended.
+fn all<'a>(folder: &Path, targets: &'a [String], flags: &Flags) -> Result<BTreeMap<&'a String, Outcome>> {
+    let waiting = Mutex::new(targets.iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let job = || {
+        let mut outcomes = Vec::new();
+        while let Some(target) = next() {
+            println!("\n=== {target}, {} s", flags.seconds);
+            let outcome = one(folder, target, flags).context(target.clone());
+            if outcome.is_err() {
+                while next().is_some() {}
+            }
+            outcomes.push((target, outcome?));
+        }
+        Ok(outcomes)
+    };
+    thread::scope(|scope| {
+        let jobs: Vec<_> = (0..flags.jobs.max(1)).map(|_| scope.spawn(job)).collect();
+        let ended = jobs.into_iter().map(|job| job.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        Ok(ended.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    })
+}
+
 fn one(folder: &Path, target: &str, flags: &Flags) -> Result<Outcome> {
     let root = fs::canonicalize(folder).context("fuzz")?;
     let (found, corpus) = (root.join("found").join(target), root.join("corpus").join(target));
@@ -101,7 +127,7 @@ fn one(folder: &Path, target: &str, flags: &Flags) -> Result<Outcome> {
     if dictionary.exists() {
         command.arg(format!("-dict={}", dictionary.display()));
     }
-    let outcome = watch(&mut command)?;
+    let outcome = watch(target, &mut command)?;
     if flags.keep && outcome.broken.is_none() {
         let mut command = fuzz(&["run"]);
         // One input for each edge, not for each number of times that one was passed: thousands, otherwise.
@@ -112,12 +138,12 @@ fn one(folder: &Path, target: &str, flags: &Flags) -> Result<Outcome> {
 }
 
 /// Runs a fuzzer: what it says is shown as it comes, and read for the figures.
-fn watch(command: &mut Command) -> Result<Outcome> {
+fn watch(target: &str, command: &mut Command) -> Result<Outcome> {
     let mut child = command.stderr(Stdio::piped()).spawn()?;
     let (mut outcome, mut ended) = (Outcome::default(), false);
     for line in BufReader::new(child.stderr.take().context("no output")?).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        eprintln!("{line}");
+        eprintln!("{target}: {line}");
         ended |= outcome.note(&line);
     }
     let status = child.wait()?;
