@@ -90,7 +90,7 @@ impl Plane {
         for op in ops {
             match op {
                 Op::Remove(key) => self.remove(key)?,
-                Op::Change { key, .. } => self.sweep_due |= key.vni().is_some(),
+                Op::Change { key, .. } => self.sweep_due |= others_hang_on(key),
                 Op::Create(..) => {}
             }
         }
@@ -124,7 +124,7 @@ impl Plane {
             return self.maps.link_peers.remove(LinkPeerKey(*mac));
         }
         let Some(vni) = key.vni() else { return Ok(()) };
-        self.sweep_due = true;
+        self.sweep_due |= others_hang_on(key);
         match key {
             // What hangs on it goes with it; a bridge takes the ports' stations too.
             Key::Bridge(_) => self.maps.stations.remove_where(|key, _| key.vni == vni.get()),
@@ -315,4 +315,11 @@ impl Plane {
             self.ports.iter().map(|(name, index)| (*index, name.clone())).collect();
         self.maps.count(&names)
     }
+}
+
+/// Whether something else in the maps may be there for the sake of an object, so that a look through all of them is due when it
+/// goes. Not for what comes and goes with every endpoint elsewhere: of that there may be 100,000, and a host that is sent to is
+/// a peer as long as it is flooded to.
+fn others_hang_on(key: &Key) -> bool {
+    matches!(key, Key::Bridge(_) | Key::Vxlan(_) | Key::Port(..) | Key::Flood(..))
 }
