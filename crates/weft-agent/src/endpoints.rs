@@ -104,7 +104,7 @@ impl Agent {
             .read(|s| s.networks.get(&spec.network).cloned())
             .ok_or_else(|| AgentError::NoSuchNetwork(spec.network.to_string()))?;
         let addresses = self.addresses_for(spec, &network, away).await?;
-        let endpoint = self.new_endpoint(spec, &addresses)?;
+        let Some(endpoint) = self.new_endpoint(spec, &addresses)? else { return Ok(None) };
 
         let key = schema::key_of_endpoint(&endpoint);
         let mut txn = Txn::new()
@@ -234,7 +234,12 @@ impl Agent {
         })
     }
 
-    fn new_endpoint(&self, spec: &EndpointSpec, addresses: &[Address]) -> Result<Endpoint, AgentError> {
+    /// `None`: another endpoint has come to one of the addresses since they were chosen.
+    fn new_endpoint(
+        &self,
+        spec: &EndpointSpec,
+        addresses: &[Address],
+    ) -> Result<Option<Endpoint>, AgentError> {
         let nets = || addresses.iter().map(|a| a.net);
         let ipv4 = nets().find_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None::<Ipv4Net> });
         let ipv6 = nets().find_map(|n| if let IpNet::V6(n) = n { Some(n) } else { None::<Ipv6Net> });
@@ -244,14 +249,19 @@ impl Agent {
         if !mac.is_unicast() {
             return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
         }
-        let same_mac = self.read(|s| {
-            let others = s.endpoints_on(&spec.network);
-            others.filter(|e| e.id != spec.id).find(|e| e.mac == mac).map(|e| e.display_name().to_owned())
+        let holder = self.read(|s| {
+            let mut others = s.endpoints_on(&spec.network).filter(|e| e.id != spec.id);
+            let holder = others.find(|e| e.mac == mac)?;
+            let is_at = |a: &Address| s.endpoint_at(&spec.network, a.net.addr()) == Some(holder);
+            Some((holder.display_name().to_owned(), addresses.iter().any(is_at)))
         });
-        if let Some(holder) = same_mac {
-            return Err(AgentError::MacTaken { mac, holder });
+        match holder {
+            // The MAC address goes with the address.
+            Some((_, true)) => return Ok(None),
+            Some((holder, false)) => return Err(AgentError::MacTaken { mac, holder }),
+            None => {}
         }
-        Ok(Endpoint {
+        Ok(Some(Endpoint {
             id: spec.id.clone(),
             network: spec.network.clone(),
             node: self.0.node.clone(),
@@ -264,7 +274,7 @@ impl Agent {
             ipv6,
             epoch: self.0.epoch,
             created: unix_now(),
-        })
+        }))
     }
 
     /// Waits for the port; takes everything back when it cannot be made.
@@ -432,4 +442,28 @@ fn subnet_of(network: &Network, ip: IpAddr) -> Result<IpNet, AgentError> {
         let subnets = network.subnets.iter().map(|s| s.net).collect();
         AgentError::Ipam(IpamError::Outside { ip, network: network.display_name().to_owned(), subnets })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::cluster::{Cluster, endpoint};
+
+    #[tokio::test]
+    async fn an_address_that_another_got_meanwhile_is_chosen_anew_and_is_no_conflict_of_mac_addresses() {
+        let cluster = Cluster::new().await;
+        let host = cluster.host(1).await;
+        let network = host.network("blue", "10.9.0.0/24").await;
+        let chosen = host.agent.choose_of_family(&network, true).unwrap().unwrap();
+        let faster = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+        assert_eq!(faster.ipv4.map(IpNet::V4), Some(chosen));
+        let addresses = [Address { net: chosen, held: None }];
+        assert_eq!(host.agent.new_endpoint(&endpoint(&network.id), &addresses).unwrap(), None);
+
+        let next = host.agent.choose_of_family(&network, true).unwrap().unwrap();
+        let addresses = [Address { net: next, held: None }];
+        let twin = EndpointSpec { mac: Some(faster.mac), ..endpoint(&network.id) };
+        let error = host.agent.new_endpoint(&twin, &addresses).unwrap_err();
+        assert!(matches!(error, AgentError::MacTaken { mac, .. } if mac == faster.mac), "{error}");
+    }
 }
