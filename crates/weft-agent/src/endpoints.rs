@@ -240,27 +240,8 @@ impl Agent {
         spec: &EndpointSpec,
         addresses: &[Address],
     ) -> Result<Option<Endpoint>, AgentError> {
+        let Some(mac) = self.choose_mac(spec, addresses)? else { return Ok(None) };
         let nets = || addresses.iter().map(|a| a.net);
-        let ipv4 = nets().find_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None::<Ipv4Net> });
-        let ipv6 = nets().find_map(|n| if let IpNet::V6(n) = n { Some(n) } else { None::<Ipv6Net> });
-        let first = ipv4.map(IpNet::V4).or(ipv6.map(IpNet::V6));
-        let derived = first.map(|n| MacAddr::for_address(n.addr()));
-        let mac = spec.mac.or(derived).unwrap_or(MacAddr::ZERO);
-        if !mac.is_unicast() {
-            return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
-        }
-        let holder = self.read(|s| {
-            let mut others = s.endpoints_on(&spec.network).filter(|e| e.id != spec.id);
-            let holder = others.find(|e| e.mac == mac)?;
-            let is_at = |a: &Address| s.endpoint_at(&spec.network, a.net.addr()) == Some(holder);
-            Some((holder.display_name().to_owned(), addresses.iter().any(is_at)))
-        });
-        match holder {
-            // The MAC address goes with the address.
-            Some((_, true)) => return Ok(None),
-            Some((holder, false)) => return Err(AgentError::MacTaken { mac, holder }),
-            None => {}
-        }
         Ok(Some(Endpoint {
             id: spec.id.clone(),
             network: spec.network.clone(),
@@ -270,11 +251,39 @@ impl Agent {
             sandbox: spec.sandbox.clone(),
             outside: spec.outside.clone(),
             mac,
-            ipv4,
-            ipv6,
+            ipv4: nets().find_map(|n| if let IpNet::V4(n) = n { Some(n) } else { None::<Ipv4Net> }),
+            ipv6: nets().find_map(|n| if let IpNet::V6(n) = n { Some(n) } else { None::<Ipv6Net> }),
             epoch: self.0.epoch,
             created: unix_now(),
         }))
+    }
+
+    /// The MAC address that is asked for, or one that nobody has; `None` as [`Agent::new_endpoint`].
+    fn choose_mac(&self, spec: &EndpointSpec, addresses: &[Address]) -> Result<Option<MacAddr>, AgentError> {
+        let ips = || addresses.iter().map(|a| a.net.addr());
+        let derived = ips().min_by_key(IpAddr::is_ipv6).map(MacAddr::for_address);
+        // What is derived may have been given to somebody by hand, or come of another IPv6 address.
+        let other = MacAddr::for_endpoint(&spec.id);
+        let choices = spec.mac.map_or_else(|| derived.into_iter().chain([other]).collect(), |mac| vec![mac]);
+        let mut taken = AgentError::Invalid("an endpoint needs an address".to_owned());
+        for mac in choices {
+            if !mac.is_unicast() {
+                return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
+            }
+            let holder = self.read(|s| {
+                let mut others = s.endpoints_on(&spec.network).filter(|e| e.id != spec.id);
+                let holder = others.find(|e| e.mac == mac)?;
+                let is_faster = ips().any(|ip| s.endpoint_at(&spec.network, ip) == Some(holder));
+                Some((holder.display_name().to_owned(), is_faster))
+            });
+            match holder {
+                None => return Ok(Some(mac)),
+                // The one that the address leads to.
+                Some((_, true)) => return Ok(None),
+                Some((holder, false)) => taken = AgentError::MacTaken { mac, holder },
+            }
+        }
+        Err(taken)
     }
 
     /// Waits for the port; takes everything back when it cannot be made.
@@ -465,5 +474,19 @@ mod tests {
         let twin = EndpointSpec { mac: Some(faster.mac), ..endpoint(&network.id) };
         let error = host.agent.new_endpoint(&twin, &addresses).unwrap_err();
         assert!(matches!(error, AgentError::MacTaken { mac, .. } if mac == faster.mac), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_mac_address_given_by_hand_keeps_nobody_from_the_address_that_leads_to_it() {
+        let cluster = Cluster::new().await;
+        let host = cluster.host(1).await;
+        let network = host.network("blue", "10.9.0.0/24").await;
+        let [next, far] = ["10.9.0.2", "10.9.0.9"].map(|ip| ip.parse().unwrap());
+        let mac = Some(MacAddr::for_address(next));
+        let by_hand = EndpointSpec { mac, addresses: vec![far], ..endpoint(&network.id) };
+        host.agent.create_endpoint(by_hand).await.unwrap();
+        let made = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+        assert_eq!(made.addresses().next(), Some(next));
+        assert_eq!(made.mac, MacAddr::for_endpoint(&made.id));
     }
 }

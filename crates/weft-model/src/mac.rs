@@ -1,5 +1,6 @@
 //! Ethernet addresses.
 
+use crate::EndpointId;
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -33,6 +34,14 @@ impl MacAddr {
             }
         };
         Self([0x02, 0x42, tail[0], tail[1], tail[2], tail[3]])
+    }
+
+    /// The address of an endpoint where the one that its IP address gives is another's: `02:43`, which none of those begins
+    /// with, and the first four bytes of its id.
+    pub fn for_endpoint(id: &EndpointId) -> Self {
+        // An id is at least twelve hexadecimal digits.
+        let tail = u32::from_str_radix(&id.as_str()[..8], 16).unwrap_or_default().to_be_bytes();
+        Self([0x02, 0x43, tail[0], tail[1], tail[2], tail[3]])
     }
 
     /// Locally administered address of a device of ours, the same at every creation: `0a:77` (w) and four
@@ -112,6 +121,8 @@ mod tests {
     fn derives_docker_style_addresses() {
         assert_eq!(MacAddr::for_address("10.0.0.3".parse().unwrap()).to_string(), "02:42:0a:00:00:03");
         assert!(MacAddr::for_address("fd00::1:2".parse().unwrap()).is_unicast());
+        let id = "c0ffee1234567890".parse().unwrap();
+        assert_eq!(MacAddr::for_endpoint(&id).to_string(), "02:43:c0:ff:ee:12");
     }
 
     #[test]
