@@ -60,7 +60,9 @@ impl Names {
         let Some(network) = self.0.get_mut(&endpoint.network) else { return };
         for name in names_of(endpoint) {
             if let Some(holders) = network.get_mut(name.as_str()) {
-                holders.retain(|id| *id != endpoint.id);
+                if let Ok(at) = holders.binary_search(&endpoint.id) {
+                    holders.remove(at);
+                }
                 if holders.is_empty() {
                     network.remove(name.as_str());
                 }
