@@ -80,6 +80,9 @@ async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
                 let mark = listing.records.iter().find(|record| record.key == schema::MOVED);
                 let mark = mark.map(|record| record.value.clone());
                 let revision = listing.revision;
+                for record in &listing.records {
+                    outbox.hears(&record.key, record.modified, Some(&record.value));
+                }
                 report(&view.reset(&scope, listing));
                 outbox.listed(&scope, revision).await;
                 if tells {
@@ -88,6 +91,9 @@ async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
             }
             Event::Changed(batch) => {
                 outbox.follows(&scope, batch.revision).await;
+                for change in &batch.changes {
+                    outbox.hears(&change.key, batch.revision, change.value.as_deref());
+                }
                 report(&view.apply(&scope, &batch));
                 if let Some(change) = batch.changes.iter().find(|change| change.key == schema::MOVED) {
                     outbox.mark(change.value.as_deref());

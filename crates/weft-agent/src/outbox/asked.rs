@@ -1,13 +1,15 @@
 //! What the store has been asked to write and has not answered yet.
 //!
 //! An answer may be late or lost, and other verbs of this host go on meanwhile. What one of them has written to the same
-//! record since was not known when the first was made: it is not to be noted as done without the store.
+//! record since, be it answered or told by the store's news, was not known when the first was made: the first is not to be
+//! noted as done without the store.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use weft_store::Txn;
+use weft_model::Revision;
+use weft_store::{Compare, Txn, Write};
 
 /// All transactions without an answer, by number.
 #[derive(Default)]
@@ -20,9 +22,17 @@ struct All {
 }
 
 struct Transaction {
-    /// What it writes.
-    keys: BTreeSet<String>,
+    /// What it writes, by key.
+    writes: BTreeMap<String, Written>,
     overtaken: bool,
+}
+
+/// A write of a transaction.
+struct Written {
+    /// The new value; `None`: the record is removed.
+    value: Option<Vec<u8>>,
+    /// When the record that it is made on was written, if it depends on that.
+    read: Option<Revision>,
 }
 
 /// One of them, until this is dropped.
@@ -34,17 +44,41 @@ pub(super) struct Asking<'a> {
 impl Asked {
     /// Notes what the store is about to be asked for.
     pub fn ask(&self, txn: &Txn) -> Asking<'_> {
-        let keys = txn.writes.iter().map(|write| write.key().to_owned()).collect();
+        let read = |key: &str| {
+            txn.compares.iter().find_map(|compare| match compare {
+                Compare::Unchanged(of, revision) if of == key => Some(*revision),
+                _ => None,
+            })
+        };
+        let written = |write: &Write| {
+            let value = match write {
+                Write::Put { value, .. } => Some(value.clone()),
+                Write::Delete { .. } => None,
+            };
+            (write.key().to_owned(), Written { value, read: read(write.key()) })
+        };
+        let writes = txn.writes.iter().map(written).collect();
         let mut all = self.lock();
         let number = all.next;
         all.next += 1;
-        all.transactions.insert(number, Transaction { keys, overtaken: false });
+        all.transactions.insert(number, Transaction { writes, overtaken: false });
         Asking { all: self, number }
+    }
+
+    /// The store tells of a record, or of its end. Where that is newer than what a transaction was made on, and not of its
+    /// own making, the transaction has come too late, or has been done and something else since.
+    pub fn hears(&self, key: &str, revision: Revision, value: Option<&[u8]>) {
+        for transaction in self.lock().transactions.values_mut() {
+            let written = transaction.writes.get(key);
+            transaction.overtaken |= written.is_some_and(|written| {
+                written.read.is_some_and(|read| read < revision) && written.value.as_deref() != value
+            });
+        }
     }
 
     /// Whether the store is being asked to write this key.
     pub fn is_asking(&self, key: &str) -> bool {
-        self.lock().transactions.values().any(|transaction| transaction.keys.contains(key))
+        self.lock().transactions.values().any(|transaction| transaction.writes.contains_key(key))
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
@@ -56,12 +90,11 @@ impl Asking<'_> {
     /// This one is done, or may be: the others that write one of its keys are overtaken.
     pub fn overtakes_others(&self) {
         let transactions = &mut self.all.lock().transactions;
-        let Some(this) = transactions.get(&self.number).map(|transaction| transaction.keys.clone()) else {
-            return;
-        };
-        for (number, other) in transactions {
-            other.overtaken |= *number != self.number && !this.is_disjoint(&other.keys);
+        let Some(this) = transactions.remove(&self.number) else { return };
+        for other in transactions.values_mut() {
+            other.overtaken |= this.writes.keys().any(|key| other.writes.contains_key(key));
         }
+        transactions.insert(self.number, this);
     }
 
     /// Whether another has been done since that writes one of its keys.
@@ -90,5 +123,22 @@ mod tests {
         assert!(first.is_overtaken() && !second.is_overtaken() && !other.is_overtaken());
         drop((first, second));
         assert!(!asked.is_asking("a") && asked.is_asking("b"));
+    }
+
+    #[test]
+    fn news_of_what_somebody_else_has_made_of_the_record_overtake() {
+        let asked = Asked::default();
+        let removal = asked.ask(&Txn::new().unchanged("a", Revision(5)).delete("a"));
+        // What it was made on, and what it has done itself.
+        asked.hears("a", Revision(5), Some(b"before"));
+        asked.hears("a", Revision(7), None);
+        asked.hears("b", Revision(8), Some(b"other"));
+        assert!(!removal.is_overtaken());
+        asked.hears("a", Revision(9), Some(b"made anew"));
+        assert!(removal.is_overtaken());
+        // Of one that depends on no revision nothing is known.
+        let blind = asked.ask(&Txn::new().delete("a"));
+        asked.hears("a", Revision(10), Some(b"again"));
+        assert!(!blind.is_overtaken());
     }
 }

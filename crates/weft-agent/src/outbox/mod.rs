@@ -176,6 +176,11 @@ impl Outbox {
         self.confirm(scope, revision).await;
     }
 
+    /// A follower is about to show a record to the view, or its end, as of `revision`.
+    pub(crate) fn hears(&self, key: &str, revision: Revision, value: Option<&[u8]>) {
+        self.asked.hears(key, revision, value);
+    }
+
     /// A follower has brought a listing. What the view was told of while it came may be older, and stands in it instead.
     pub(crate) async fn listed(&self, scope: &Scope, revision: Revision) {
         if self.confirm(scope, revision).await {
