@@ -528,6 +528,12 @@ impl Store for Outbox {
         }
         let mut journal = self.journal.lock().await;
         let Some(entry) = self.entry(&journal, &txn) else {
+            let untold = txn.writes.iter().map(Write::key).find(|key| journal.version(key).is_some());
+            if let Some(key) = untold {
+                // What it is told later would be done to what this makes.
+                let reason = format!("it has not been told yet what has become of {key}");
+                return Err(StoreError::Unreachable { store: self.store.address(), reason });
+            }
             drop(journal);
             return if matches!(*self.view.link().borrow(), Link::Down(_)) {
                 Err(self.away())

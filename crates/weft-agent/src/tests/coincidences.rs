@@ -309,3 +309,23 @@ async fn a_request_to_make_a_network_that_comes_after_the_next_attempt_makes_not
         assert_eq!(cluster.store.get("v1/x").await.unwrap(), None);
     }
 }
+
+#[tokio::test]
+async fn what_the_store_was_not_told_of_an_address_comes_before_whoever_gets_it_next() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(1).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    let subnet = network.subnets[0].net;
+    let ip = host.agent.claim_address(&network.id, subnet, None).await.unwrap().addr();
+    let key = schema::address_key(&network.id, ip);
+    let record = host.agent.0.store.get(&key).await.unwrap().unwrap();
+    host.cable.cut();
+    until("it knows that the store is away", async || host.agent.0.outbox.is_away()).await;
+    // As a verb that began when the store was there.
+    let release = Txn::new().unchanged(&key, record.modified).delete(&key);
+    assert!(matches!(host.agent.0.outbox.commit(release).await.unwrap(), Outcome::Committed(_)));
+
+    let next = Txn::new().absent(&key).put(&key, record.value);
+    let error = host.agent.0.outbox.commit(next).await.unwrap_err();
+    assert!(error.to_string().contains("what has become of"), "{error}");
+}
