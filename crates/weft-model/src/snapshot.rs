@@ -113,7 +113,12 @@ impl Snapshot {
         match kind {
             "nodes" => {
                 let id: NodeId = parse(name).map_err(bad)?;
-                put(&mut self.nodes, id.clone(), read(value)).map_err(bad)?;
+                // Who looks by key and who looks by id would see two clusters.
+                let of_it = |node: Option<Node>| match node {
+                    Some(node) if node.id != id => Err(format!("it is of node {}", node.id.short())),
+                    node => Ok(node),
+                };
+                put(&mut self.nodes, id.clone(), read(value).and_then(of_it)).map_err(bad)?;
                 Ok(Touched::Node(id))
             }
             "alive" => {

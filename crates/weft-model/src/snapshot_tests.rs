@@ -81,6 +81,16 @@ fn a_record_that_cannot_be_read_is_named_and_left_out() {
 }
 
 #[test]
+fn a_nodes_record_under_the_key_of_another_is_not_read() {
+    let (here, other) = (node("here"), NodeId::random());
+    let mut snapshot = Snapshot::default();
+    let change = Change { key: schema::node_key(&other), value: Some(encode(&here)) };
+    let error = snapshot.apply(&change).unwrap_err();
+    assert!(error.reason.contains(here.id.short()), "{error}");
+    assert_eq!(snapshot, Snapshot::default());
+}
+
+#[test]
 fn a_second_key_for_the_same_thing_is_malformed() {
     let (network, value) = (NetworkId::random(), encode(&NetworkId::random()));
     for key in [
