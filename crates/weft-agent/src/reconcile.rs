@@ -22,7 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use weft_kernel::{Kernel, KernelError};
 use weft_model::{NodeId, Revision};
-use weft_plan::{HostState, Key, Op, Planner, diff, diff_keys, model_kernel::apply_op};
+use weft_plan::{Fdb, HostState, Key, Object, Op, Planner, diff, diff_keys, model_kernel::apply_op};
 
 /// An audit reads everything; after one it rests for this many times as long as it took, so that a host that is
 /// full of changes spends its time on them.
@@ -211,8 +211,20 @@ impl Reconciler {
         match op {
             Op::Remove(key) => self.planner.desired().contains_key(key),
             Op::Change { key, .. } => !matches!(key, Key::Fdb(..) | Key::Neighbour(..) | Key::Direct(..)),
-            Op::Create(..) => true,
+            Op::Create(key, _) => !self.leads_to_unknown_port(key),
         }
+    }
+
+    /// Whether frames go to a port that nothing is known of: a newer endpoint may have the MAC address of one that is known.
+    /// That the port goes, and with it this entry, is what the plan would have; it stays.
+    fn leads_to_unknown_port(&self, key: &Key) -> bool {
+        let (Key::Fdb(vni, _), Some(Object::Fdb(Fdb { port: Some(port), .. }))) =
+            (key, self.believed.get(key))
+        else {
+            return false;
+        };
+        let port = Key::Port(*vni, port.clone());
+        self.believed.contains_key(&port) && !self.planner.desired().contains_key(&port)
     }
 
     fn is_blind(&mut self, error: &KernelError) {

@@ -81,10 +81,10 @@ impl Cluster {
                                 .push(words(&format!("{why}; it did, and nobody has touched either kernel")));
                         }
                     }
-                    // One that the host has not heard of may be reached by chance: at an address that it has from
-                    // another, which is about to be heard of as gone.
-                    let heard =
-                        here.agent().is_some_and(|agent| agent.endpoint(&to.network, &to.id).is_some());
+                    // One that the host has not heard of, or not at this address, may be reached by chance: at an address that
+                    // it has from another, which is about to be heard of as gone.
+                    let known = here.agent().and_then(|agent| agent.endpoint(&to.network, &to.id));
+                    let heard = known.is_some_and(|known| known.addresses().eq(to.addresses()));
                     let heard = heard || before.get(&pair) == Some(&true);
                     now.insert(pair, heard && missing.is_none());
                 }

@@ -184,6 +184,42 @@ async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_li
 }
 
 #[tokio::test]
+async fn an_endpoint_that_an_old_snapshot_does_not_know_keeps_its_frames_from_the_one_that_had_its_address_before()
+ {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(2).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    let old = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let this = host.agent.read(|s| s.nodes[host.agent.node()].clone());
+    let kept = host.agent.read(Snapshot::clone);
+    host.agent.remove_endpoint(&network.id, &old.id).await.unwrap();
+    let new = host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    assert_eq!(new.mac, old.mac);
+    let fdb = Key::Fdb(network.vni, new.mac);
+    let whole = host.kernel.state();
+
+    // The daemon starts again with the snapshot from before both, and the store is away.
+    let noted = tempfile::tempdir().unwrap();
+    let followed = Followed::new(&noted.path().join("networks.json"), BTreeSet::from([network.id.clone()]));
+    let view = Arc::new(View::new(this.clone(), kept, followed.unwrap()));
+    let kernel = Arc::new(ModelKernel::default());
+    kernel.meddle(|state| state.clone_from(&whole));
+    let (the_loop, _done) = Reconciler::new(
+        this.id.clone(),
+        view,
+        Arc::clone(&kernel) as Arc<dyn Kernel>,
+        Duration::from_millis(20),
+    );
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(the_loop.run(shutdown.clone()));
+    let known = Key::Port(network.vni, weft_plan::port_name(&old.id));
+    until("what is known is made", async || kernel.state().contains_key(&known)).await;
+    assert_eq!(kernel.state().get(&fdb), whole.get(&fdb));
+    shutdown.cancel();
+    task.await.unwrap();
+}
+
+#[tokio::test]
 async fn an_address_that_an_earlier_daemon_may_have_given_back_is_not_given_out_and_another_is_held_ahead() {
     let cluster = Cluster::new().await;
     let (host, network, _) = with_reserve(&cluster).await;
