@@ -260,30 +260,35 @@ impl Agent {
 
     /// The MAC address that is asked for, or one that nobody has; `None` as [`Agent::new_endpoint`].
     fn choose_mac(&self, spec: &EndpointSpec, addresses: &[Address]) -> Result<Option<MacAddr>, AgentError> {
-        let ips = || addresses.iter().map(|a| a.net.addr());
-        let derived = ips().min_by_key(IpAddr::is_ipv6).map(MacAddr::for_address);
-        // What is derived may have been given to somebody by hand, or come of another IPv6 address.
-        let other = MacAddr::for_endpoint(&spec.id);
-        let choices = spec.mac.map_or_else(|| derived.into_iter().chain([other]).collect(), |mac| vec![mac]);
-        let mut taken = AgentError::Invalid("an endpoint needs an address".to_owned());
-        for mac in choices {
-            if !mac.is_unicast() {
-                return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
-            }
-            let holder = self.read(|s| {
-                let mut others = s.endpoints_on(&spec.network).filter(|e| e.id != spec.id);
-                let holder = others.find(|e| e.mac == mac)?;
-                let is_faster = ips().any(|ip| s.endpoint_at(&spec.network, ip) == Some(holder));
-                Some((holder.display_name().to_owned(), is_faster))
-            });
-            match holder {
-                None => return Ok(Some(mac)),
-                // The one that the address leads to.
-                Some((_, true)) => return Ok(None),
-                Some((holder, false)) => taken = AgentError::MacTaken { mac, holder },
-            }
+        if let Some(mac) = spec.mac {
+            return self.free_mac(spec, addresses, mac);
         }
-        Err(taken)
+        let other = MacAddr::for_endpoint(&spec.id);
+        let first = addresses.iter().map(|a| a.net.addr()).min_by_key(IpAddr::is_ipv6);
+        // What is derived may have been given to somebody by hand, or come of another IPv6 address.
+        self.free_mac(spec, addresses, first.map_or(other, MacAddr::for_address))
+            .or_else(|_| self.free_mac(spec, addresses, other))
+    }
+
+    /// This MAC address, if no other endpoint has it; `None` as [`Agent::new_endpoint`].
+    fn free_mac(
+        &self,
+        spec: &EndpointSpec,
+        addresses: &[Address],
+        mac: MacAddr,
+    ) -> Result<Option<MacAddr>, AgentError> {
+        if !mac.is_unicast() {
+            return Err(AgentError::Invalid(format!("MAC address {mac} is not a unicast address")));
+        }
+        self.read(|s| {
+            let mut others = s.endpoints_on(&spec.network).filter(|e| e.id != spec.id);
+            let Some(holder) = others.find(|e| e.mac == mac) else { return Ok(Some(mac)) };
+            // One of its addresses leads to it.
+            if addresses.iter().any(|a| s.endpoint_at(&spec.network, a.net.addr()) == Some(holder)) {
+                return Ok(None);
+            }
+            Err(AgentError::MacTaken { mac, holder: holder.display_name().to_owned() })
+        })
     }
 
     /// Waits for the port; takes everything back when it cannot be made.

@@ -80,9 +80,8 @@ async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
                 let mark = listing.records.iter().find(|record| record.key == schema::MOVED);
                 let mark = mark.map(|record| record.value.clone());
                 let revision = listing.revision;
-                for record in &listing.records {
-                    outbox.hears(&record.key, record.modified, Some(&record.value));
-                }
+                outbox
+                    .hears(listing.records.iter().map(|r| (r.key.as_str(), r.modified, Some(&r.value[..]))));
                 report(&view.reset(&scope, listing));
                 outbox.listed(&scope, revision).await;
                 if tells {
@@ -91,9 +90,8 @@ async fn follow_one(outbox: Arc<Outbox>, view: Arc<View>, scope: Scope) {
             }
             Event::Changed(batch) => {
                 outbox.follows(&scope, batch.revision).await;
-                for change in &batch.changes {
-                    outbox.hears(&change.key, batch.revision, change.value.as_deref());
-                }
+                let news = batch.changes.iter().map(|c| (c.key.as_str(), batch.revision, c.value.as_deref()));
+                outbox.hears(news);
                 report(&view.apply(&scope, &batch));
                 if let Some(change) = batch.changes.iter().find(|change| change.key == schema::MOVED) {
                     outbox.mark(change.value.as_deref());

@@ -65,14 +65,21 @@ impl Asked {
         Asking { all: self, number }
     }
 
-    /// The store tells of a record, or of its end. Where that is newer than what a transaction was made on, and not of its
+    /// The store tells of records, or of their end, as of a revision each. Where that is newer than what a transaction was made on, and not of its
     /// own making, the transaction has come too late, or has been done and something else since.
-    pub fn hears(&self, key: &str, revision: Revision, value: Option<&[u8]>) {
-        for transaction in self.lock().transactions.values_mut() {
-            let written = transaction.writes.get(key);
-            transaction.overtaken |= written.is_some_and(|written| {
-                written.read.is_some_and(|read| read < revision) && written.value.as_deref() != value
-            });
+    pub fn hears<'a>(&self, news: impl Iterator<Item = (&'a str, Revision, Option<&'a [u8]>)>) {
+        let mut all = self.lock();
+        // Almost always.
+        if all.transactions.is_empty() {
+            return;
+        }
+        for (key, revision, value) in news {
+            for transaction in all.transactions.values_mut() {
+                let written = transaction.writes.get(key);
+                transaction.overtaken |= written.is_some_and(|written| {
+                    written.read.is_some_and(|read| read < revision) && written.value.as_deref() != value
+                });
+            }
         }
     }
 
@@ -130,15 +137,16 @@ mod tests {
         let asked = Asked::default();
         let removal = asked.ask(&Txn::new().unchanged("a", Revision(5)).delete("a"));
         // What it was made on, and what it has done itself.
-        asked.hears("a", Revision(5), Some(b"before"));
-        asked.hears("a", Revision(7), None);
-        asked.hears("b", Revision(8), Some(b"other"));
+        let hears = |key, revision, value| asked.hears([(key, Revision(revision), value)].into_iter());
+        hears("a", 5, Some(b"before"));
+        hears("a", 7, None);
+        hears("b", 8, Some(b"other"));
         assert!(!removal.is_overtaken());
-        asked.hears("a", Revision(9), Some(b"made anew"));
+        hears("a", 9, Some(b"made anew"));
         assert!(removal.is_overtaken());
         // Of one that depends on no revision nothing is known.
         let blind = asked.ask(&Txn::new().delete("a"));
-        asked.hears("a", Revision(10), Some(b"again"));
+        hears("a", 10, Some(b"again"));
         assert!(!blind.is_overtaken());
     }
 }

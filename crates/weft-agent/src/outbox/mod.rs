@@ -176,9 +176,9 @@ impl Outbox {
         self.confirm(scope, revision).await;
     }
 
-    /// A follower is about to show a record to the view, or its end, as of `revision`.
-    pub(crate) fn hears(&self, key: &str, revision: Revision, value: Option<&[u8]>) {
-        self.asked.hears(key, revision, value);
+    /// A follower is about to show the view these records, or their end, as of a revision each.
+    pub(crate) fn hears<'a>(&self, news: impl Iterator<Item = (&'a str, Revision, Option<&'a [u8]>)>) {
+        self.asked.hears(news);
     }
 
     /// A follower has brought a listing. What the view was told of while it came may be older, and stands in it instead.
@@ -432,7 +432,10 @@ impl Outbox {
     }
 
     fn unnoted(&self, what: &str, error: &AgentError) -> StoreError {
-        let reason = format!("and {what} cannot be noted: {error}");
+        self.unreachable(format!("and {what} cannot be noted: {error}"))
+    }
+
+    fn unreachable(&self, reason: String) -> StoreError {
         StoreError::Unreachable { store: self.store.address(), reason }
     }
 
@@ -441,7 +444,7 @@ impl Outbox {
             Link::Down(reason) => reason.clone(),
             Link::Up | Link::Starting => "it does not answer".to_owned(),
         };
-        StoreError::Unreachable { store: self.store.address(), reason }
+        self.unreachable(reason)
     }
 }
 
@@ -531,8 +534,7 @@ impl Store for Outbox {
             let untold = txn.writes.iter().map(Write::key).find(|key| journal.version(key).is_some());
             if let Some(key) = untold {
                 // What it is told later would be done to what this makes.
-                let reason = format!("it has not been told yet what has become of {key}");
-                return Err(StoreError::Unreachable { store: self.store.address(), reason });
+                return Err(self.unreachable(format!("it has not been told yet what has become of {key}")));
             }
             drop(journal);
             return if matches!(*self.view.link().borrow(), Link::Down(_)) {
@@ -549,8 +551,9 @@ impl Store for Outbox {
             Err(refused) => return Ok(refused),
         };
         if let Some(key) = self.given_blindly(&txn, &spent) {
-            let reason = format!("it is away, and whether it has got {key} back is not known");
-            return Err(StoreError::Unreachable { store: self.store.address(), reason });
+            return Err(
+                self.unreachable(format!("it is away, and whether it has got {key} back is not known"))
+            );
         }
         let number =
             journal.append(entry).map_err(|error| self.unnoted("what is done without it", &error))?;

@@ -1,16 +1,23 @@
 //! Two things go wrong at once, or in an order that nobody expects. Simulated clusters found these (`docs/simulation.md`).
 
 use super::cluster::{Cluster, Host, ModelKernel, endpoint};
-use crate::{EndpointSpec, followed::Followed, reconcile::Reconciler, view::View};
+use crate::{
+    EndpointSpec,
+    followed::Followed,
+    reconcile::{Reconciled, Reconciler},
+    view::View,
+};
 use futures::StreamExt;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tempfile::TempDir;
+use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use weft_kernel::Kernel;
 use weft_model::{
-    AddressClaim, ClaimKind, Endpoint, Network, Removing, Revision, Snapshot, encode,
+    AddressClaim, ClaimKind, Endpoint, Network, Node, Removing, Revision, Snapshot, encode,
     schema::{self, Scope},
 };
-use weft_plan::{Key, diff, plan};
+use weft_plan::{HostState, Key, diff, plan};
 use weft_store::{Batch, Listing, Outcome, Record, Store, Txn};
 
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -129,6 +136,34 @@ async fn a_request_for_an_address_that_nobody_waits_for_any_more_is_withdrawn() 
     until("it is withdrawn", async || cluster.store.get(&key).await.unwrap().is_none()).await;
 }
 
+/// The loop of a daemon that has started again while the store is away.
+struct StartedAway {
+    view: Arc<View>,
+    kernel: Arc<ModelKernel>,
+    done: watch::Receiver<Reconciled>,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+    _notes: TempDir,
+}
+
+impl StartedAway {
+    /// With the snapshot that was kept, and what the kernel has.
+    fn with(this: &Node, kept: Snapshot, network: &Network, has: &HostState) -> Self {
+        let notes = tempfile::tempdir().unwrap();
+        let followed =
+            Followed::new(&notes.path().join("networks.json"), BTreeSet::from([network.id.clone()]));
+        let view = Arc::new(View::new(this.clone(), kept, followed.unwrap()));
+        let kernel = Arc::new(ModelKernel::default());
+        kernel.meddle(|state| state.clone_from(has));
+        let interval = Duration::from_millis(20);
+        let its_kernel = Arc::clone(&kernel) as Arc<dyn Kernel>;
+        let (the_loop, done) = Reconciler::new(this.id.clone(), Arc::clone(&view), its_kernel, interval);
+        let shutdown = CancellationToken::new();
+        let task = tokio::spawn(the_loop.run(shutdown.clone()));
+        Self { view, kernel, done, shutdown, task, _notes: notes }
+    }
+}
+
 #[tokio::test]
 async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_listed_its_records() {
     let cluster = Cluster::new().await;
@@ -141,17 +176,9 @@ async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_li
     let whole = host.kernel.state();
     let listing = cluster.store.list(schema::ALL).await.unwrap();
 
-    // The daemon starts again with the snapshot from before the second endpoint, and the store is away.
-    let noted = tempfile::tempdir().unwrap();
-    let followed = Followed::new(&noted.path().join("networks.json"), BTreeSet::from([network.id.clone()]));
-    let view = Arc::new(View::new(this.clone(), kept, followed.unwrap()));
-    let kernel = Arc::new(ModelKernel::default());
-    kernel.meddle(|state| state.clone_from(&whole));
-    let interval = Duration::from_millis(20);
-    let (the_loop, mut done) =
-        Reconciler::new(this.id.clone(), Arc::clone(&view), Arc::clone(&kernel) as Arc<dyn Kernel>, interval);
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(the_loop.run(shutdown.clone()));
+    // The snapshot is from before the second endpoint.
+    let StartedAway { view, kernel, mut done, shutdown, task, _notes } =
+        StartedAway::with(&this, kept, &network, &whole);
     let port = |e: &Endpoint| Key::Port(network.vni, weft_plan::port_name(&e.id));
     kernel.meddle(|state| assert!(state.remove(&port(&old)).is_some()));
     until("what is known is repaired", async || kernel.state().contains_key(&port(&old))).await;
@@ -198,20 +225,8 @@ async fn an_endpoint_that_an_old_snapshot_does_not_know_keeps_its_frames_from_th
     let fdb = Key::Fdb(network.vni, new.mac);
     let whole = host.kernel.state();
 
-    // The daemon starts again with the snapshot from before both, and the store is away.
-    let noted = tempfile::tempdir().unwrap();
-    let followed = Followed::new(&noted.path().join("networks.json"), BTreeSet::from([network.id.clone()]));
-    let view = Arc::new(View::new(this.clone(), kept, followed.unwrap()));
-    let kernel = Arc::new(ModelKernel::default());
-    kernel.meddle(|state| state.clone_from(&whole));
-    let (the_loop, _done) = Reconciler::new(
-        this.id.clone(),
-        view,
-        Arc::clone(&kernel) as Arc<dyn Kernel>,
-        Duration::from_millis(20),
-    );
-    let shutdown = CancellationToken::new();
-    let task = tokio::spawn(the_loop.run(shutdown.clone()));
+    // The snapshot is from before the first one's end.
+    let StartedAway { kernel, shutdown, task, _notes, .. } = StartedAway::with(&this, kept, &network, &whole);
     let known = Key::Port(network.vni, weft_plan::port_name(&old.id));
     until("what is known is made", async || kernel.state().contains_key(&known)).await;
     assert_eq!(kernel.state().get(&fdb), whole.get(&fdb));
