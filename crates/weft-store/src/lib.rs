@@ -16,6 +16,7 @@ mod fill;
 mod follower;
 #[doc(hidden)]
 pub mod fuzzing;
+mod handshake;
 mod join_token;
 mod lease;
 mod open;
@@ -32,7 +33,7 @@ mod wire;
 
 pub use backup::{Backup, BackupError, BackupHead, KeyValue};
 pub use check::{Finding, check};
-pub use consul::{Consul, ConsulOptions, ConsulTls};
+pub use consul::{Consul, ConsulOptions};
 pub use embedded::Embedded;
 pub use etcd::{Etcd, leaves, list_v2};
 pub use fence::{Fenced, moved};

@@ -89,6 +89,9 @@ pub(crate) fn roots(ca: &[u8]) -> Result<RootCertStore, rustls::Error> {
     for certificate in CertificateDer::pem_slice_iter(ca) {
         roots.add(certificate.map_err(damaged)?)?;
     }
+    if roots.is_empty() {
+        return Err(rustls::Error::General("there is no CA's certificate in it; PEM is expected".to_owned()));
+    }
     Ok(roots)
 }
 

@@ -3,12 +3,13 @@
 //! Source: Consul's "HTTP API structure", "Consistency modes" and "Blocking queries" pages.
 
 use super::api::{Applied, Op, TxnAnswer, body};
-use crate::{StoreError, StoreOptions, request::cause};
+use crate::{StoreError, StoreOptions, Tls, handshake, request::cause};
 use bytes::Bytes;
 use reqwest::{
-    Certificate, Client as Http, Identity, Method, RequestBuilder, StatusCode, Url,
+    Client as Http, Method, RequestBuilder, StatusCode, Url,
     header::{HeaderValue, InvalidHeaderValue},
 };
+use rustls::{AlertDescription, ClientConfig};
 use serde::de::DeserializeOwned;
 use std::{
     error::Error as _,
@@ -27,6 +28,8 @@ const WAIT: Duration = Duration::from_secs(15);
 const INDEX: &str = "x-consul-index";
 /// The header with the ACL token.
 const TOKEN: &str = "x-consul-token";
+/// What may be spoken over TLS: many blocking queries go over one connection of HTTP/2 (RFC 7301 and RFC 9113, 3.2).
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// What an agent says that knows of no leader: it has passed the request on to nobody.
 const NO_LEADER: &str = "No cluster leader";
 /// What Consul says to a token that may not do it, also about a single operation of a transaction.
@@ -39,29 +42,13 @@ pub struct ConsulOptions {
     /// `session_prefix "" { policy = "write" }`.
     pub token: Option<String>,
     /// Speak HTTPS.
-    pub tls: Option<ConsulTls>,
-}
-
-/// Whom to trust over HTTPS, and what to show.
-#[derive(Clone, Default)]
-pub struct ConsulTls {
-    /// Certificates of the authorities to trust, PEM; `None` trusts those of the machine.
-    pub ca: Option<Vec<u8>>,
-    /// The client's certificate and its key, PEM, one after the other.
-    pub identity: Option<Vec<u8>>,
+    pub tls: Option<Tls>,
 }
 
 impl fmt::Debug for ConsulOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let token = self.token.as_ref().map(|_| "secret");
         f.debug_struct("ConsulOptions").field("token", &token).field("tls", &self.tls).finish()
-    }
-}
-
-impl fmt::Debug for ConsulTls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let identity = self.identity.as_ref().map(|_| "secret");
-        f.debug_struct("ConsulTls").field("ca", &self.ca.is_some()).field("identity", &identity).finish()
     }
 }
 
@@ -89,6 +76,8 @@ pub struct Client {
     /// The endpoint that is asked first: the last one that answered.
     preferred: AtomicUsize,
     http: Http,
+    /// `None`: it is spoken to without TLS.
+    tls: Option<ClientConfig>,
     token: RwLock<Option<HeaderValue>>,
     /// Where the token comes from, if it may be another one by and by.
     source: Option<StoreOptions>,
@@ -131,6 +120,11 @@ impl Client {
         let token = options.token.as_deref().map(header).transpose();
         let token =
             token.map_err(|_| invalid("the ACL token holds characters that no token has".to_owned()))?;
+        let mut tls = options.tls.as_ref().map(Tls::client_config).transpose();
+        if let Ok(Some(tls)) = &mut tls {
+            tls.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
+        }
+        let tls = tls.map_err(|e| invalid(format!("the certificates: {e}")))?;
         let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut http = Http::builder()
             .connect_timeout(timeout / count)
@@ -138,24 +132,12 @@ impl Client {
             .pool_idle_timeout(Duration::from_secs(30))
             // A redirect would carry the token to whomever it names.
             .redirect(reqwest::redirect::Policy::none());
-        if let Some(tls) = &options.tls {
-            if let Some(ca) = &tls.ca {
-                let trusted = Certificate::from_pem_bundle(ca)
-                    .map_err(|e| invalid(format!("CA file: {}", cause(&e))))?;
-                if trusted.is_empty() {
-                    return Err(invalid("CA file: no certificate in it".to_owned()));
-                }
-                http = http.tls_certs_only(trusted);
-            }
-            if let Some(identity) = &tls.identity {
-                let identity = Identity::from_pem(identity)
-                    .map_err(|e| invalid(format!("client certificate and key: {}", cause(&e))))?;
-                http = http.identity(identity);
-            }
+        if let Some(tls) = &tls {
+            http = http.tls_backend_preconfigured(tls.clone());
         }
         let http = http.build().map_err(|e| invalid(cause(&e)))?;
         let (preferred, token) = (AtomicUsize::new(0), RwLock::new(token));
-        Ok(Self { endpoints, preferred, http, token, source: None, address, timeout })
+        Ok(Self { endpoints, preferred, http, tls, token, source: None, address, timeout })
     }
 
     /// Reads the token anew, as these options say, when Consul does not take the one it has.
@@ -341,21 +323,29 @@ impl Client {
         request
     }
 
-    async fn send(&self, endpoint: &Endpoint, request: RequestBuilder) -> Result<Answer, Failure> {
-        let lost = |error: &reqwest::Error| {
-            let closed = is_canceled(error);
-            let hint = if closed && endpoint.root.scheme() == "https" {
-                " (it closed the connection: does it want a client certificate, or not take this one?)"
-            } else {
-                ""
-            };
-            let error_text = format!("{}: {}{hint}", endpoint.name, cause(error));
-            Failure { error: self.broken(error_text), unsent: closed || error.is_connect() }
+    /// No answer: the network's doing, or Consul did not like our certificate.
+    async fn lost(&self, endpoint: &Endpoint, error: &reqwest::Error) -> Failure {
+        let unsent = is_canceled(error) || error.is_connect();
+        let broke = !error.is_connect() && !error.is_timeout();
+        let alert = match &self.tls {
+            Some(tls) if broke => handshake::alert(&endpoint.name, tls.clone()).await,
+            _ => None,
         };
-        let response = request.send().await.map_err(|e| lost(&e))?;
+        let reason = alert.map_or_else(|| cause(error), our_certificate);
+        Failure { error: self.broken(format!("{}: {reason}", endpoint.name)), unsent }
+    }
+
+    async fn send(&self, endpoint: &Endpoint, request: RequestBuilder) -> Result<Answer, Failure> {
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Err(self.lost(endpoint, &error).await),
+        };
         let status = response.status();
         let index = response.headers().get(INDEX).and_then(|v| v.to_str().ok()?.parse().ok()).unwrap_or(0);
-        let body = response.bytes().await.map_err(|e| Failure { unsent: false, ..lost(&e) })?;
+        let body = response.bytes().await.map_err(|e| Failure {
+            error: self.broken(format!("{}: {}", endpoint.name, cause(&e))),
+            unsent: false,
+        })?;
         if matches!(status, StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT) {
             return Ok(Answer { status, index, body });
         }
@@ -370,8 +360,15 @@ impl Client {
     }
 }
 
-/// Whether the connection was closed after it was made and before the request was sent. With TLS 1.3 a server judges the
-/// client's certificate only then (RFC 8446, 4.4.2.4), and why it closed is sometimes lost.
+/// What an alert on the certificate that this daemon has shown means.
+fn our_certificate(alert: AlertDescription) -> String {
+    format!(
+        "it does not let this daemon in: give kv.certfile and kv.keyfile with a certificate of a CA that Consul trusts \
+         (ca_file), valid by its clock (TLS alert: {alert:?})"
+    )
+}
+
+/// Whether the connection was closed after it was made and before the request was sent.
 fn is_canceled(error: &reqwest::Error) -> bool {
     let causes =
         iter::successors(error.source(), |error: &&(dyn std::error::Error + 'static)| (*error).source());
@@ -405,20 +402,15 @@ mod tests {
         assert!(invalid(&[], &none).contains("no endpoint"));
         let token = ConsulOptions { token: Some("a\nb".to_owned()), tls: None };
         assert!(invalid(&["h:1"], &token).contains("token"));
-        let tls = |ca: Option<&str>, identity: Option<&str>| ConsulOptions {
-            token: None,
-            tls: Some(ConsulTls {
-                ca: ca.map(|t| t.as_bytes().to_vec()),
-                identity: identity.map(|t| t.as_bytes().to_vec()),
-            }),
-        };
-        assert!(invalid(&["h:1"], &tls(Some("nothing"), None)).contains("CA file"));
-        assert!(invalid(&["h:1"], &tls(None, Some("nothing"))).contains("client certificate"));
+        let nothing = || b"nothing".to_vec();
+        let tls = |ca, identity| ConsulOptions { token: None, tls: Some(Tls { ca, identity }) };
+        assert!(invalid(&["h:1"], &tls(Some(nothing()), None)).contains("CA"));
+        assert!(invalid(&["h:1"], &tls(None, Some((nothing(), nothing())))).contains("certificates"));
     }
 
     #[test]
     fn secrets_are_not_printed() {
-        let tls = Some(ConsulTls { ca: None, identity: Some(b"hidden".to_vec()) });
+        let tls = Some(Tls { ca: None, identity: Some((b"hidden".to_vec(), b"hidden".to_vec())) });
         let text = format!("{:?}", ConsulOptions { token: Some("hidden".to_owned()), tls });
         assert!(!text.contains("hidden") && !text.contains("104"), "{text}");
     }

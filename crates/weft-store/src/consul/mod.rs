@@ -34,7 +34,7 @@ mod lease;
 mod segments;
 mod watch;
 
-pub use client::{ConsulOptions, ConsulTls};
+pub use client::ConsulOptions;
 
 use crate::{
     LeaseId, Limits, Listing, OptionError, Outcome, Record, Store, StoreError, StoreOptions, Txn, Watch,
@@ -90,9 +90,7 @@ impl Consul {
         options: &StoreOptions,
     ) -> Result<Self, StoreError> {
         let invalid = |e: OptionError| StoreError::Invalid(e.to_string());
-        let identity = |(certificate, key): (Vec<u8>, Vec<u8>)| [certificate, key].join(&b'\n');
         let tls = options.tls().map_err(invalid)?;
-        let tls = tls.map(|tls| ConsulTls { ca: tls.ca, identity: tls.identity.map(identity) });
         let now = ConsulOptions { token: options.token().map_err(invalid)?, tls };
         let client = Self::client(endpoints, prefix, timeout, &now)?.with_token_from(options.clone());
         Ok(Self::of(client, prefix))

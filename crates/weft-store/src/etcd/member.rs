@@ -8,9 +8,8 @@
 use super::{
     failover::Again,
     failure::{Failure, broke, is_wrong_password, of_certificates, unsent, wants_new_token, wants_no_token},
-    handshake,
 };
-use crate::{OptionError, StoreError, StoreOptions, Tls};
+use crate::{OptionError, StoreError, StoreOptions, Tls, handshake};
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use std::{
     future::Future,
@@ -112,10 +111,11 @@ impl Member {
         }
     }
 
-    /// In TLS 1.3 the word on our certificate comes after the handshake, and HTTP/2 makes "connection closed" of it.
+    /// HTTP/2 makes "connection closed" of the word on our certificate.
     async fn look_closer(&self, session: &Session, failure: Failure) -> Failure {
         match &session.tls {
             Some(tls) if broke(&failure) => {
+                let Ok(tls) = tls.client_config() else { return failure };
                 handshake::alert(&self.endpoint, tls).await.map_or(failure, Failure::Alert)
             }
             _ => failure,

@@ -7,7 +7,6 @@
 
 mod failover;
 mod failure;
-mod handshake;
 mod member;
 mod v2;
 mod watch;

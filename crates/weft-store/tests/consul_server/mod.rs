@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use weft_lab::free_port;
-use weft_store::{Consul, ConsulOptions, ConsulTls, probe};
+use weft_store::{Consul, ConsulOptions, Tls, probe};
 
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 pub const PREFIX: &str = "weft/test";
@@ -55,9 +55,9 @@ pub async fn guarded() -> Server {
 
 /// A server that speaks HTTPS and wants a certificate of the same CA from its clients.
 pub async fn encrypted(ca: &Authority) -> Server {
-    let tls = ConsulTls { ca: Some(ca.certificate()), identity: Some(ca.issue("client")) };
+    let tls = Tls { ca: Some(ca.certificate()), identity: Some(ca.issue("client")) };
     let options = ConsulOptions { token: None, tls: Some(tls) };
-    let own = ca.issue("127.0.0.1");
+    let (certificate, key) = ca.issue("127.0.0.1");
     Server::start_new(options, |folder| {
         let write = |name: &str, pem: &[u8]| {
             let path = folder.join(name);
@@ -66,9 +66,8 @@ pub async fn encrypted(ca: &Authority) -> Server {
         };
         json!({
             "ca_file": write("ca.pem", &ca.certificate()),
-            // Go reads the certificate and the key out of one file as well.
-            "cert_file": write("server.pem", &own),
-            "key_file": write("server.key", &own),
+            "cert_file": write("server.pem", &certificate),
+            "key_file": write("server.key", &key),
             "verify_incoming_https": true,
         })
     })
@@ -255,11 +254,11 @@ impl Authority {
     }
 
     /// A certificate for a host or an address, and its key, PEM.
-    pub fn issue(&self, subject: &str) -> Vec<u8> {
+    pub fn issue(&self, subject: &str) -> (Vec<u8>, Vec<u8>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([subject.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, subject);
         let certificate = params.signed_by(&key, &self.0).unwrap().pem();
-        format!("{certificate}{}", key.serialize_pem()).into_bytes()
+        (certificate.into_bytes(), key.serialize_pem().into_bytes())
     }
 }
