@@ -174,6 +174,8 @@ impl Reconciler {
     /// Reads the kernel and repairs the difference.
     async fn audit(&mut self) {
         let begun = Instant::now();
+        // Of what is listed while the kernel is read, or was and is news yet, the plan knows nothing.
+        let listed = self.view.is_listed() && !self.view.has_news();
         match self.kernel.observe().await {
             Ok(observed) => {
                 self.state.blind = None;
@@ -181,7 +183,7 @@ impl Reconciler {
                 let mut ops = diff(self.planner.desired(), &self.believed);
                 if self.adopted {
                     self.count_drift(&ops);
-                } else if self.view.is_listed() {
+                } else if listed {
                     self.adopted = true;
                 } else {
                     ops.retain(|op| self.is_safe_unlisted(op));

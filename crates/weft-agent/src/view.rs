@@ -207,11 +207,16 @@ impl View {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is news.
+    pub(crate) fn has_news(&self) -> bool {
+        !self.lock_news().is_empty()
+    }
+
     /// Waits until there is news.
     pub(crate) async fn news(&self) {
         loop {
             let notified = self.wake.notified();
-            if !self.lock_news().is_empty() {
+            if self.has_news() {
                 return;
             }
             notified.await;

@@ -44,7 +44,12 @@ pub(crate) struct ModelKernel {
     changed: Notify,
     snooped: Mutex<BTreeMap<Vni, Snooped>>,
     memberships_changed: Notify,
+    meanwhile: Mutex<Option<Meanwhile>>,
+    removed: Mutex<BTreeSet<Key>>,
 }
+
+/// What happens while the kernel is read.
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 impl ModelKernel {
     pub(crate) fn state(&self) -> HostState {
@@ -63,6 +68,16 @@ impl ModelKernel {
         self.memberships_changed.notify_one();
     }
 
+    /// While it is read the next time, this happens.
+    pub(super) fn meanwhile(&self, happens: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(happens));
+    }
+
+    /// What the loop has removed since the start.
+    pub(super) fn removed(&self) -> BTreeSet<Key> {
+        self.removed.lock().unwrap().clone()
+    }
+
     /// From now on refuses to make objects of this kind.
     pub(crate) fn refuse(&self, kind: Option<&'static str>) {
         *self.refused_kind.lock().unwrap() = kind;
@@ -73,11 +88,16 @@ impl ModelKernel {
 impl Kernel for ModelKernel {
     async fn observe(&self) -> Result<HostState, KernelError> {
         let state = self.state();
+        if let Some(happens) = self.meanwhile.lock().unwrap().take() {
+            happens();
+        }
         Ok(state.into_iter().map(|(key, object)| (key, model_kernel::as_observed(&object))).collect())
     }
 
     async fn apply(&self, ops: &[Op]) -> Vec<Result<(), KernelError>> {
         let mut state = self.state.lock().unwrap();
+        let removes = ops.iter().filter(|op| matches!(op, Op::Remove(_)));
+        self.removed.lock().unwrap().extend(removes.map(|op| op.key().clone()));
         let refused = *self.refused_kind.lock().unwrap();
         let refuse = |key: &Key, reason: &str| {
             Err(KernelError::Netlink { doing: format!("make {key}"), reason: reason.to_owned(), errno: 16 })

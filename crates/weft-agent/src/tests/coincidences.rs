@@ -211,6 +211,35 @@ async fn what_the_kernel_has_beyond_an_old_snapshot_stays_until_the_store_has_li
 }
 
 #[tokio::test]
+async fn what_the_store_lists_while_the_kernel_is_read_is_planned_before_anything_is_taken_away() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(2).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let this = host.agent.read(|s| s.nodes[host.agent.node()].clone());
+    let kept = host.agent.read(Snapshot::clone);
+    host.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+    let whole = host.kernel.state();
+    let listing = cluster.store.list(schema::ALL).await.unwrap();
+
+    let StartedAway { view, kernel, mut done, shutdown, task, _notes } =
+        StartedAway::with(&this, kept, &network, &whole);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    kernel.meanwhile(move || {
+        for scope in [Scope::Cluster, Scope::Network(network.id.clone())] {
+            let records = listing.records.iter().filter(|r| Scope::of(&r.key) == scope).cloned().collect();
+            view.reset(&scope, Listing { revision: listing.revision, records });
+        }
+        tell.send(view.writes()).unwrap();
+    });
+    let listed = told.await.unwrap();
+    done.wait_for(|done| done.writes >= listed).await.unwrap();
+    shutdown.cancel();
+    task.await.unwrap();
+    assert_eq!(kernel.removed(), BTreeSet::new());
+}
+
+#[tokio::test]
 async fn an_endpoint_that_an_old_snapshot_does_not_know_keeps_its_frames_from_the_one_that_had_its_address_before()
  {
     let cluster = Cluster::new().await;
