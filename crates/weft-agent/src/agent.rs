@@ -182,7 +182,9 @@ impl Agent {
             || self.read(Snapshot::clone),
             |listing| {
                 let records = listing.records.into_iter().map(|r| (r.key, r.value));
-                Snapshot::from_records(listing.revision, records).0
+                let mut everything = Snapshot::from_records(listing.revision, records).0;
+                everything.take_absent(self.read(|s| s.absent.clone()));
+                everything
             },
         )
     }

@@ -93,6 +93,7 @@ impl Known {
         let mut members = Snapshot::default();
         members.take_networks(&mut before);
         listed.take_networks(&mut Snapshot::default());
+        listed.take_absent(before.absent.clone());
         let same = Snapshot { revision: listed.revision, ..before } == listed;
         listed.take_networks(&mut members);
         self.snapshot = listed;

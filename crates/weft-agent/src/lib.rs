@@ -6,6 +6,7 @@
 
 pub mod api;
 
+mod absence;
 mod addresses;
 mod agent;
 mod attach;

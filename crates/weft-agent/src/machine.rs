@@ -1,10 +1,15 @@
 //! The machine that the daemon runs on, as far as other hosts see it: its addresses, its routes, the paths to its peers.
 
 use crate::{AgentError, AgentOptions, membership};
-use futures::{StreamExt, stream, stream::BoxStream};
-use std::{collections::BTreeSet, net::IpAddr};
-use weft_kernel::{KernelError, Path, host_addresses, path, watch_underlay};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
+use std::{
+    collections::BTreeSet,
+    future,
+    net::{IpAddr, SocketAddr},
+};
+use weft_kernel::{KernelError, Path, host_addresses, look, path, watch_underlay};
 use weft_model::{Node, NodeId};
+use weft_plan::Sight;
 
 /// A machine, as membership sees it. [`ThisMachine`] is the real one; a simulation has its own.
 ///
@@ -19,6 +24,9 @@ pub trait Machine: Send + Sync + 'static {
 
     /// The way to `peer`, where it is known.
     fn path(&self, peer: IpAddr) -> Option<Path>;
+
+    /// Whether the host with this VTEP address is there; the port is the tunnels'.
+    fn look(&self, at: SocketAddr) -> BoxFuture<'_, Sight>;
 
     /// Tells of changes of addresses, devices and routes. After an error nothing more comes.
     fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError>;
@@ -39,6 +47,10 @@ impl Machine for ThisMachine {
 
     fn path(&self, peer: IpAddr) -> Option<Path> {
         path(peer).ok().flatten()
+    }
+
+    fn look(&self, at: SocketAddr) -> BoxFuture<'_, Sight> {
+        look(at).boxed()
     }
 
     fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError> {
@@ -66,6 +78,10 @@ impl Machine for Unchanging {
 
     fn path(&self, _: IpAddr) -> Option<Path> {
         None
+    }
+
+    fn look(&self, _: SocketAddr) -> BoxFuture<'_, Sight> {
+        future::ready(Sight::Present).boxed()
     }
 
     fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError> {

@@ -1,7 +1,7 @@
 //! A daemon's start and end.
 
 use crate::{
-    Agent, AgentError, AgentOptions, Datapath, Machine, ThisMachine,
+    Agent, AgentError, AgentOptions, Datapath, Machine, ThisMachine, absence,
     agent::{Inner, LISTING_TIMEOUT},
     api, cache, follow,
     followed::Followed,
@@ -174,6 +174,7 @@ where
     let kept = cache::Kept::new(cache.clone(), outbox, view);
     spawn(&tasks, kept.keep(Arc::clone(&inner.troubles), shutdown.clone()));
     spawn(&tasks, membership::keep(Arc::clone(inner), shutdown.clone()));
+    spawn(&tasks, absence::keep(Arc::clone(inner), shutdown.clone()));
     spawn(&tasks, reserve::keep(agent.clone(), shutdown.clone()));
     spawn(&tasks, groups::keep(agent.clone(), shutdown.clone()));
     if let Some((domain, done)) = inner.options.dns_domain.clone().zip(inner.names_served.clone()) {

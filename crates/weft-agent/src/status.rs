@@ -202,6 +202,7 @@ impl Agent {
             name: node.name.clone(),
             this: node.id == self.0.node,
             alive: snapshot.alive.contains_key(&node.id),
+            absent: snapshot.absent.contains(&node.id),
             vteps: node.vteps.clone(),
             vxlan_port: node.vxlan_port,
             underlay_mtu: node.underlay_mtu,

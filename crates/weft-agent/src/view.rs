@@ -407,6 +407,16 @@ impl View {
         });
     }
 
+    /// Sets which nodes are absent.
+    pub(crate) fn set_absent(&self, absent: BTreeSet<NodeId>) {
+        self.change(None, |known, news| {
+            let before = std::mem::replace(&mut known.other_records().absent, absent);
+            let now = &known.snapshot().absent;
+            news.touched.extend(before.symmetric_difference(now).cloned().map(Touched::Node));
+            About::default()
+        });
+    }
+
     /// Changes what the snapshot knows of a scope, which is at `revision` then. What is no longer followed is let be.
     fn write(&self, scope: &Scope, revision: Revision, change: impl FnOnce(&mut Known, &mut News) -> About) {
         self.change(Some((scope, revision)), |known, news| {

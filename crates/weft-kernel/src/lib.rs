@@ -35,6 +35,7 @@ mod netlink;
 pub mod nftables;
 mod observe;
 mod port;
+mod presence;
 mod removal;
 pub mod requirements;
 pub mod resolver;
@@ -47,6 +48,7 @@ pub use error::KernelError;
 pub use fast_path::{Counter, Counters, FastPath};
 pub use linux::{Linux, LinuxOptions};
 pub use namespace::{NAMED_NAMESPACES, Namespace};
+pub use presence::look;
 pub use removal::remove_everything;
 pub use underlay::{Path, Underlay, UnderlayWatch, host_addresses, host_routes, path, watch_underlay};
 

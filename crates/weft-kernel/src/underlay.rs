@@ -73,33 +73,54 @@ pub struct Path {
     pub gateway: bool,
 }
 
+/// What the routing table says of the way to an address.
+pub(crate) struct Way {
+    /// The device's interface index; the first one's of several.
+    pub device: Option<u32>,
+    /// It leads through a gateway.
+    pub gateway: bool,
+    /// The route's own MTU, where it has one.
+    mtu: Option<u32>,
+}
+
 /// The way to `to`. `None` when there is no route.
-pub fn path(to: IpAddr) -> Result<Option<Path>, KernelError> {
-    let mut netlink = Netlink::open_here()?;
+pub(crate) fn way(netlink: &mut Netlink, to: IpAddr) -> Result<Option<Way>, KernelError> {
     let mut message = RouteMessage::default();
     message.header.address_family = family(to.is_ipv4());
     message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
     message.attributes = vec![RouteAttribute::Destination(to.into())];
     let doing = format!("look for the route to {to}");
-    let answer = match netlink.request(Request::new(&doing, 0, RouteNetlinkMessage::GetRoute(message))) {
+    let answer = match netlink.request(Request::new(doing, 0, RouteNetlinkMessage::GetRoute(message))) {
         Err(e) if matches!(e.errno(), libc::ENETUNREACH | libc::EHOSTUNREACH) => return Ok(None),
         answer => answer?,
     };
-    let Some(route) = answer.into_iter().find_map(route_in) else { return Ok(None) };
-    let own = route.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
-            RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+    Ok(answer.into_iter().find_map(route_in).map(|route| Way {
+        device: device_of(&route),
+        gateway: route
+            .attributes
+            .iter()
+            .any(|a| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_))),
+        mtu: route.attributes.iter().find_map(|attribute| match attribute {
+            RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+                RouteMetric::Mtu(mtu) if *mtu > 0 => Some(*mtu),
+                _ => None,
+            }),
             _ => None,
         }),
-        _ => None,
-    });
-    let malformed = |e: weft_model::MtuError| KernelError::netlink(&doing, &e.to_string(), 0);
-    let gateway =
-        route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)));
-    let mtu = if let Some(mtu) = own {
+    }))
+}
+
+/// The way to `to`, and what fits through it. `None` when there is no route.
+pub fn path(to: IpAddr) -> Result<Option<Path>, KernelError> {
+    let mut netlink = Netlink::open_here()?;
+    let Some(Way { device, gateway, mtu }) = way(&mut netlink, to)? else { return Ok(None) };
+    let malformed = |e: weft_model::MtuError| {
+        KernelError::netlink(&format!("look for the route to {to}"), &e.to_string(), 0)
+    };
+    let mtu = if let Some(mtu) = mtu {
         Some(Mtu::new(mtu).map_err(malformed)?)
     } else {
-        let Some(index) = device_of(&route) else { return Ok(None) };
+        let Some(index) = device else { return Ok(None) };
         let devices = netlink.devices()?;
         devices.iter().find(|device| device.index == index).map(mtu_of).transpose()?
     };

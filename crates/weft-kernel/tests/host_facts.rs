@@ -4,10 +4,13 @@
 mod lab;
 
 use lab::{Host, can_run, one_network, run, two_hosts};
-use std::{net::UdpSocket, time::Duration};
-use weft_kernel::{KernelError, Underlay, host_routes, path, requirements, watch_underlay};
+use std::{
+    net::{IpAddr, UdpSocket},
+    time::Duration,
+};
+use weft_kernel::{KernelError, Underlay, host_routes, look, path, requirements, watch_underlay};
 use weft_model::{Mtu, Vni};
-use weft_plan::{Key, Op};
+use weft_plan::{Key, Op, Sight};
 
 fn on<T: Send>(host: &Host, work: impl FnOnce() -> Result<T, KernelError> + Send) -> Result<T, KernelError> {
     host.netns.namespace.run(work).unwrap()
@@ -60,6 +63,37 @@ async fn the_way_to_a_peer_has_the_mtu_of_the_route_or_the_device_and_tells_of_a
     assert_eq!(way("2001:db8::9"), Some((1390, true)));
     assert_eq!(way("192.168.77.2"), Some((9000, false)));
     assert_eq!(way("192.168.77.1"), Some((65535, false)), "the host itself");
+}
+
+#[tokio::test]
+async fn another_host_is_there_if_its_kernel_answers_and_is_missed_for_sure_only_on_the_link() {
+    if !can_run("ip") || !can_run("nft") {
+        return;
+    }
+    let (a, b) = two_hosts(false);
+    // It forwards nothing.
+    run(&format!("ip -n {} route add 203.0.113.0/24 via 192.168.77.2", a.netns.name));
+    run(&format!("ip -n {} addr add 192.168.77.3/24 dev u0", b.netns.name));
+    let firewall =
+        "table inet t { chain input { type filter hook input priority 0; ip daddr 192.168.77.3 drop; }; }";
+    b.netns.namespace.run(|| std::process::Command::new("nft").arg(firewall).status()).unwrap().unwrap();
+    let looks = |at: [&str; 2]| -> [Sight; 2] {
+        let [one, two] = at.map(|text| look((text.parse::<IpAddr>().unwrap(), lab::UDP_PORT).into()));
+        let both = async { tokio::join!(one, two).into() };
+        let run =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(both);
+        a.netns.namespace.run(run).unwrap()
+    };
+    assert_eq!(looks(["192.168.77.2", "fd99::2"]), [Sight::Present; 2]);
+    assert_eq!(looks(["192.168.77.99", "fd99::99"]), [Sight::Nobody; 2]);
+    assert_eq!(
+        looks(["203.0.113.9", "192.168.77.3"]),
+        [Sight::Silent; 2],
+        "routers and firewalls say nothing"
+    );
+    assert_eq!(looks(["198.51.100.9", "2001:db8::9"]), [Sight::Blind; 2], "there is no way to look");
+    run(&format!("ip -n {} link set u0 down", b.netns.name));
+    assert_eq!(looks(["192.168.77.2", "fd99::2"]), [Sight::Nobody; 2]);
 }
 
 #[tokio::test]

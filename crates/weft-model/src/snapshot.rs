@@ -62,6 +62,9 @@ pub struct Snapshot {
     pub nodes: BTreeMap<NodeId, Node>,
     /// Nodes whose lease lives, with the epoch it was taken in.
     pub alive: BTreeMap<NodeId, u64>,
+    /// Nodes without a lease that this host does not see either: their endpoints are withdrawn. No record tells it, and none is
+    /// written of it; a sign of life in the records ends it.
+    pub absent: BTreeSet<NodeId>,
     /// Networks.
     pub networks: BTreeMap<NetworkId, Network>,
     /// Which network has the name.
@@ -118,13 +121,17 @@ impl Snapshot {
                     Some(node) if node.id != id => Err(format!("it is of node {}", node.id.short())),
                     node => Ok(node),
                 };
+                self.absent.remove(&id);
                 put(&mut self.nodes, id.clone(), read(value).and_then(of_it)).map_err(bad)?;
                 Ok(Touched::Node(id))
             }
             "alive" => {
                 let id: NodeId = parse(name).map_err(bad)?;
-                put(&mut self.alive, id, read(value)).map_err(bad)?;
-                // A lease withdraws nothing: where many hosts start, half of what is heard needs no planning.
+                put(&mut self.alive, id.clone(), read(value)).map_err(bad)?;
+                if self.alive.contains_key(&id) && self.absent.remove(&id) {
+                    return Ok(Touched::Node(id));
+                }
+                // The end of a lease withdraws nothing: where many hosts start, half of what is heard needs no planning.
                 Ok(Touched::Other)
             }
             "networks" => {
@@ -308,6 +315,17 @@ impl Snapshot {
     pub fn endpoint_at(&self, network: &NetworkId, ip: IpAddr) -> Option<&Endpoint> {
         let claim = self.addresses.get(network)?.get(&ip)?;
         self.endpoint(network, claim.endpoint.as_ref()?)
+    }
+
+    /// Takes over which nodes are absent, but for those that have left or have a lease by these records.
+    pub fn take_absent(&mut self, absent: BTreeSet<NodeId>) {
+        self.absent = absent;
+        self.absent.retain(|id| self.nodes.contains_key(id) && !self.alive.contains_key(id));
+    }
+
+    /// A node's record, unless it is absent: whoever is to be sent to or named.
+    pub fn present(&self, id: &NodeId) -> Option<&Node> {
+        self.nodes.get(id).filter(|_| !self.absent.contains(id))
     }
 
     /// A node's name, or its short id when it has no record.

@@ -68,6 +68,11 @@ fn describe_claim(snapshot: &Snapshot, network: &Network, ip: IpAddr, claim: &Ad
     };
     if !snapshot.nodes.contains_key(&claim.node) {
         text.push_str(". That node has left the cluster: `weft gc` gives it back");
+    } else if snapshot.absent.contains(&claim.node) {
+        text.push_str(
+            ". That node's lease has ended and it is not seen from here: nothing is sent to it. When it is off for good, `weft gc \
+             --dead-node` gives it back",
+        );
     } else if !snapshot.alive.contains_key(&claim.node) {
         text.push_str(
             ". That node's lease has ended, but it may live on, cut off: when it is off for good, `weft gc --dead-node` gives it \

@@ -48,6 +48,8 @@ pub fn leaks(snapshot: &Snapshot) -> Vec<Leak> {
 /// A host that has left the cluster has taken its record with it; one that is dead has not.
 enum Owner {
     Gone,
+    /// It is not seen from here either.
+    Absent,
     Dead,
     Alive,
 }
@@ -57,6 +59,7 @@ fn owner(snapshot: &Snapshot, node: &NodeId) -> Owner {
         // One that was declared dead and lives writes its record again, a moment after its lease.
         (_, true) => Owner::Alive,
         (false, false) => Owner::Gone,
+        (true, false) if snapshot.absent.contains(node) => Owner::Absent,
         (true, false) => Owner::Dead,
     }
 }
@@ -64,6 +67,7 @@ fn owner(snapshot: &Snapshot, node: &NodeId) -> Owner {
 fn leak(snapshot: &Snapshot, node: &NodeId, key: String, what: String) -> Option<Leak> {
     let (safe, reason) = match owner(snapshot, node) {
         Owner::Gone => (true, "its node has left the cluster"),
+        Owner::Absent => (false, "its node's lease has ended, and it is not seen from here"),
         Owner::Dead => (false, "its node's lease has ended; it may live on, cut off from the store"),
         Owner::Alive => return None,
     };

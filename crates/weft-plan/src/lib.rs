@@ -4,6 +4,7 @@
 //! has (observed, never remembered) is a list of [`Op`]s. Nothing here does I/O, so all of it is tested with
 //! values, and a simulation can run it without a kernel.
 
+mod absence;
 mod diff;
 mod direct;
 mod displaced;
@@ -24,6 +25,7 @@ mod planner;
 mod reserve;
 mod state;
 
+pub use absence::{Absences, LOOKS, Sight};
 pub use diff::{diff, diff_keys, is_as_desired};
 pub use direct::{NotDirect, direct_between};
 pub use displaced::displaced;

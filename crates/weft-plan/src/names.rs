@@ -126,7 +126,8 @@ impl Asker<'_> {
             return Meaning::Unknown;
         }
         let named = networks.find_map(|network| {
-            let endpoint = self.snapshot.endpoint_at(&network.id, ip)?;
+            let endpoint = self.snapshot.endpoint_at(&network.id, ip);
+            let endpoint = endpoint.filter(|e| !self.snapshot.absent.contains(&e.node))?;
             Some(format!("{}.{}.{}", endpoint.display_name(), network.display_name(), self.domain))
         });
         named.map_or(Meaning::Nobody, Meaning::Name)
@@ -147,11 +148,13 @@ impl Asker<'_> {
         })
     }
 
-    /// The addresses of those who answer to a name on a network. Who is on a host that is alive goes before who is not: what a
-    /// host that has died has left is in the records until the operator says that it is dead.
+    /// The addresses of those who answer to a name on a network. Who is on a host that is alive goes before who is not, and who is
+    /// on an absent one answers to nothing: what a host that has died has left is in the records until the operator says that it
+    /// is dead.
     fn on(&self, network: &NetworkId, name: &str) -> Option<Vec<IpAddr>> {
         let holders = self.names.holders(network, name)?;
-        let all: Vec<_> = holders.iter().filter_map(|id| self.snapshot.endpoint(network, id)).collect();
+        let all = holders.iter().filter_map(|id| self.snapshot.endpoint(network, id));
+        let all: Vec<_> = all.filter(|e| !self.snapshot.absent.contains(&e.node)).collect();
         let alive: Vec<_> =
             all.iter().copied().filter(|e| self.snapshot.alive.contains_key(&e.node)).collect();
         let these = if alive.is_empty() { all } else { alive };

@@ -3,8 +3,8 @@
 //! Where any network has an endpoint on this host, the filter. For every such network: a bridge, a VXLAN device, a port for each endpoint
 //! here, for each endpoint elsewhere where its frames go and how its addresses are answered for, and for each multicast
 //! group the hosts with members. An endpoint elsewhere counts if its node has a record with a VTEP address of this node's family that is no other node's by now
-//! ([`crate::displaced`]); whether its node's lease lives does not matter otherwise: a store that is away must not cut
-//! anybody off.
+//! ([`crate::displaced`]), and if its node is not absent ([`crate::Absences`]); whether its node's lease lives does not matter
+//! otherwise: a store that is away must not cut anybody off.
 //!
 //! Each endpoint *claims* keys of the state. Claims clash only when records contradict each other (two
 //! endpoints with one address); then the endpoint of the later start, then the later made, then the greater id
@@ -152,8 +152,9 @@ impl Underlay {
     pub fn of(snapshot: &Snapshot, this: &NodeId, nodes: &Nodes) -> Option<Self> {
         let node = snapshot.nodes.get(this)?;
         let vtep = *node.vteps.first()?;
-        let others = snapshot.nodes.iter().filter(|(id, _)| *id != this);
-        let peers = others.filter_map(|(id, there)| Some((id.clone(), peer(node, there, nodes)?))).collect();
+        let others = snapshot.nodes.keys().filter(|id| *id != this);
+        let peers = others.filter_map(|id| Some((id.clone(), peer(node, snapshot.present(id)?, nodes)?)));
+        let peers = peers.collect();
         let (mtu, wire, direct) = (nodes.tunnel_mtu(vtep), node.underlay_mtu, node.direct.is_some());
         Some(Self { this: this.clone(), vtep, port: node.vxlan_port, mtu, wire, direct, peers })
     }

@@ -167,7 +167,7 @@ impl Planner {
             return self.plan_all(snapshot);
         }
         let known = |id: NodeId| {
-            let peer = snapshot.nodes.get(&id).and_then(|there| peer(this, there, &self.nodes));
+            let peer = snapshot.present(&id).and_then(|there| peer(this, there, &self.nodes));
             (id, peer)
         };
         let peers = concerned.into_iter().filter(|id| *id != self.this).map(known).collect();

@@ -11,6 +11,8 @@ use weft_plan::{
 
 /// Two containers whose hosts have both been well for this long reach one another.
 pub const BOUND: Duration = Duration::from_secs(25);
+/// A machine that has been off for this long is sent nothing by hosts that are well: its lease has to end, and it has to be missed.
+pub const WITHDRAWN: Duration = Duration::from_secs(30);
 /// How often it is looked whether they do.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -25,6 +27,9 @@ impl Cluster {
         loop {
             self.note_disturbances();
             let now = self.look_at_pairs(&reached, looked);
+            if let Some(fault) = self.sent_to_nobody() {
+                self.ledger.broken(fault);
+            }
             (reached, looked) = (now, Instant::now());
             sleep(LOOK).await;
         }
@@ -70,11 +75,12 @@ impl Cluster {
                         }
                         let touched = [here.data_disturbed(), there.data_disturbed()];
                         let disturbed = touched.iter().any(|at| *at + Duration::from_secs(1) > looked);
-                        // An address that the host had before may be heard of late, when what it told arrives late.
+                        // An address that the host had before may be heard of late, when what it told arrives late; and so may be
+                        // that another one has its address no longer.
                         let outdated =
                             here.kernel.look(|state| match state.get(&Key::Fdb(network.vni, to.mac)) {
                                 Some(Object::Fdb(Fdb { vtep: Some(vtep), .. })) => there.machine.had(*vtep),
-                                _ => false,
+                                _ => self.hosts.iter().any(|other| other.machine.had(there.machine.vtep())),
                             });
                         if before.get(&pair) == Some(&true) && !disturbed && !outdated {
                             faults
@@ -94,6 +100,25 @@ impl Cluster {
             self.ledger.broken(fault);
         }
         now
+    }
+
+    /// A host that sends frames to a machine that has been off for long.
+    fn sent_to_nobody(&self) -> Option<String> {
+        let off = self
+            .hosts
+            .iter()
+            .filter(|there| there.machine.off_since().is_some_and(|since| since.elapsed() > WITHDRAWN));
+        let pairs = off.flat_map(|there| self.hosts.iter().map(move |here| (here, there)));
+        let well =
+            |here: &Host| here.machine.off_since().is_none() && here.well_since().elapsed() > WITHDRAWN;
+        pairs.filter(|(here, _)| well(here)).find_map(|(here, there)| {
+            let vtep = there.machine.vtep();
+            here.kernel.look(|state| {
+                let sent =
+                    state.iter().find(|(_, object)| matches!(object, Object::Fdb(f) if f.vtep == Some(vtep)));
+                sent.map(|(key, _)| format!("{} has {key} to {}, which is off", here.name(), there.name()))
+            })
+        })
     }
 
     /// The first thing that is not as it should be once it is quiet, if anything is.

@@ -5,6 +5,7 @@ use crate::{
     faults::Fault,
     host::Host,
     ledger::{Ledger, Stage},
+    machine::Ether,
     records,
     store::FakeStore,
     trace::{LogToTrace, Trace},
@@ -108,8 +109,9 @@ async fn simulate(seed: u64, size: Size, disks: &Path) -> Outcome {
             promises.broken(format!("at revision {}: {fault}", batch.revision));
         }
     })));
-    let parts = (&tasks, &trace, &chance);
-    let hosts: Vec<_> = (1..=size.hosts).map(|n| Arc::new(Host::new(n, disks, parts, &store))).collect();
+    let (parts, ether) = ((&tasks, &trace, &chance), Ether::default());
+    let hosts: Vec<_> =
+        (1..=size.hosts).map(|n| Arc::new(Host::new(n, disks, parts, (&store, &ether)))).collect();
     let _world = world::simulate(Rc::new(SimulatedWorld {
         chance: chance.clone(),
         tasks: tasks.clone(),
@@ -158,6 +160,9 @@ impl Cluster {
             sleep(self.chance.millis(10..pace)).await;
         }
         self.calm(&troubles);
+        if self.chance.one_in(4) {
+            self.one_stays_off().await;
+        }
         let calm = Instant::now();
         while !self.is_broken() {
             sleep(Duration::from_secs(1)).await;
@@ -242,6 +247,16 @@ impl Cluster {
                 host.end_sandbox(id);
             }
         }
+    }
+
+    /// A machine is off for so long that the others withdraw what is on it: they are looked at all the time.
+    async fn one_stays_off(&self) {
+        let Some(host) = self.chance.pick(&self.hosts) else { return };
+        self.trace.say(host.name(), "=== is off");
+        host.reboot();
+        self.ledger.host_lost(host.number);
+        sleep(check::WITHDRAWN + Duration::from_secs(5)).await;
+        host.start();
     }
 
     /// What an operator and the engines do from time to time.

@@ -78,7 +78,9 @@ impl Cluster {
                 if fault == Fault::LostDisk {
                     host.lose_disk();
                 }
-                self.starts_again(&host).await;
+                // Often so long that the others notice.
+                sleep(self.chance.millis(0..40_000)).await;
+                host.start();
             }
             Fault::Down => {
                 host.leaves();

@@ -1,7 +1,11 @@
 //! A host: a machine, a kernel, a disk, a way to the store, and a daemon that runs or does not.
 
 use crate::{
-    Chance, Owner, Tasks, kernel::FakeKernel, machine::FakeMachine, store::FakeStore, trace::Trace,
+    Chance, Owner, Tasks,
+    kernel::FakeKernel,
+    machine::{Ether, FakeMachine},
+    store::FakeStore,
+    trace::Trace,
     wire::Wire,
 };
 use std::{
@@ -51,12 +55,12 @@ impl Host {
         number: usize,
         dir: &Path,
         (tasks, trace, chance): (&Tasks, &Trace, &Chance),
-        store: &Arc<FakeStore>,
+        (store, ether): (&Arc<FakeStore>, &Ether),
     ) -> Self {
         let began = Instant::now();
         Self {
             number,
-            machine: Arc::new(FakeMachine::new(FakeMachine::address(number))),
+            machine: Arc::new(FakeMachine::new(FakeMachine::address(number), ether, chance)),
             kernel: Arc::new(FakeKernel::new(chance.clone())),
             wire: Arc::new(Wire::new(Arc::clone(store), tasks.clone(), chance.clone())),
             dir: dir.join(format!("h{number}")),
@@ -96,6 +100,7 @@ impl Host {
             now.life += 1;
             now.life
         };
+        self.machine.switch(true);
         let host = Arc::clone(self);
         let _supervises = self.tasks.spawn_as(Owner::World, async move { host.supervise(life).await });
     }
@@ -169,9 +174,10 @@ impl Host {
         drop(running);
     }
 
-    /// The machine goes off and on: nothing is left in the kernel, and no container runs. The daemon is to be started.
+    /// The machine goes off: nothing is left in the kernel, and no container runs. It goes on when the daemon is started.
     pub fn reboot(&self) {
         self.kill();
+        self.machine.switch(false);
         self.kernel.meddle(std::collections::BTreeMap::clear);
         self.remove(&self.dir.join("netns"));
         self.disturb_data();

@@ -1,19 +1,47 @@
 //! A machine that is none: its address, its clock, its containers' sandboxes.
 
 use crate::Chance;
-use futures::{StreamExt, stream, stream::BoxStream};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream, stream::BoxStream};
 use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv4Addr},
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    time::Duration,
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
 use weft_agent::{AgentError, AgentOptions, Machine};
 use weft_kernel::{KernelError, Path};
 use weft_model::{Mtu, Node, NodeId, UnixSeconds, unix_now};
+use weft_plan::Sight;
+
+/// How long the kernel asks for a neighbour.
+const ASKING: Duration = Duration::from_secs(3);
+/// How long a look waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// The network between the machines: who answers at which address.
+#[derive(Clone, Debug, Default)]
+pub struct Ether(Arc<Mutex<BTreeMap<IpAddr, Answer>>>);
+
+impl Ether {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Answer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a machine does when it is looked at.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Answers,
+    /// Its firewall drops what asks.
+    Drops,
+}
 
 /// See the module.
 pub struct FakeMachine {
@@ -21,19 +49,47 @@ pub struct FakeMachine {
     /// Those that it had before.
     had: Mutex<Vec<IpAddr>>,
     changed: Arc<Notify>,
+    ether: Ether,
+    answer: Answer,
+    /// Since when it has no power.
+    off: Mutex<Option<Instant>>,
     /// How far its wall clock is from everybody's.
     clock: AtomicI64,
 }
 
 impl FakeMachine {
-    /// One at `vtep`, with a clock that is right.
-    pub fn new(vtep: IpAddr) -> Self {
-        Self {
+    /// One at `vtep` that is on, with a clock that is right. One in three has a firewall.
+    pub fn new(vtep: IpAddr, ether: &Ether, chance: &Chance) -> Self {
+        let answer = if chance.one_in(3) { Answer::Drops } else { Answer::Answers };
+        let machine = Self {
             vtep: Mutex::new(vtep),
             had: Mutex::default(),
             changed: Arc::new(Notify::new()),
+            ether: ether.clone(),
+            answer,
+            off: Mutex::new(None),
             clock: AtomicI64::new(0),
+        };
+        machine.switch(true);
+        machine
+    }
+
+    /// It goes on or off.
+    pub fn switch(&self, on: bool) {
+        let mut off = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ether = self.ether.lock();
+        if on {
+            *off = None;
+            ether.insert(self.vtep(), self.answer);
+        } else {
+            off.get_or_insert_with(Instant::now);
+            ether.remove(&self.vtep());
         }
+    }
+
+    /// Since when it is off, if it is.
+    pub fn off_since(&self) -> Option<Instant> {
+        *self.off.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The address of the `n`th machine.
@@ -49,6 +105,9 @@ impl FakeMachine {
     /// It gets another address.
     pub fn set_vtep(&self, vtep: IpAddr) {
         let before = std::mem::replace(&mut *self.vtep.lock().unwrap_or_else(PoisonError::into_inner), vtep);
+        if self.ether.lock().remove(&before).is_some() {
+            self.switch(true);
+        }
         self.had.lock().unwrap_or_else(PoisonError::into_inner).push(before);
         self.changed.notify_one();
     }
@@ -95,6 +154,27 @@ impl Machine for FakeMachine {
 
     fn path(&self, _peer: IpAddr) -> Option<Path> {
         None
+    }
+
+    fn look(&self, at: SocketAddr) -> BoxFuture<'_, Sight> {
+        async move {
+            let answer = self.ether.lock().get(&at.ip()).copied();
+            match answer {
+                Some(Answer::Answers) => {
+                    sleep(Duration::from_millis(1)).await;
+                    Sight::Present
+                }
+                Some(Answer::Drops) => {
+                    sleep(PATIENCE).await;
+                    Sight::Silent
+                }
+                None => {
+                    sleep(ASKING).await;
+                    Sight::Nobody
+                }
+            }
+        }
+        .boxed()
     }
 
     fn changes(&self) -> Result<BoxStream<'static, Result<(), KernelError>>, KernelError> {

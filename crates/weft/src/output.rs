@@ -66,7 +66,7 @@ pub fn nodes(nodes: &[NodeView]) -> String {
         [
             format!("{}{}", view.id.short(), if view.this { " *" } else { "" }),
             view.name.clone(),
-            if view.alive { "alive" } else { "dead" }.to_owned(),
+            state(view).to_owned(),
             list(&view.vteps),
             view.vxlan_port.to_string(),
             view.underlay_mtu.to_string(),
@@ -76,6 +76,15 @@ pub fn nodes(nodes: &[NodeView]) -> String {
         ]
     });
     table(["NODE ID", "NAME", "STATE", "VTEP", "PORT", "MTU", "ENDPOINTS", "VERSION", "DIRECT"], rows)
+}
+
+/// Whether it has its lease, and if not, whether it is seen.
+fn state(view: &NodeView) -> &'static str {
+    match view {
+        NodeView { alive: true, .. } => "alive",
+        NodeView { absent: true, .. } => "absent",
+        NodeView { .. } => "no lease",
+    }
 }
 
 /// Whether packets of direct networks have no outer headers, or why they have.

@@ -59,6 +59,7 @@ fn h1() -> NodeView {
         name: "h1".to_owned(),
         this: true,
         alive: true,
+        absent: false,
         vteps: vec!["192.0.2.1".parse().unwrap()],
         vxlan_port: 4789,
         underlay_mtu: Mtu::new(1500).unwrap(),
@@ -132,8 +133,8 @@ eeeeeeeeeeee   my-multi-host-net   -           -                          02:42:
 }
 
 #[test]
-fn nodes_tell_who_answers_and_who_is_dead() {
-    let dead = NodeView {
+fn nodes_tell_who_is_alive_and_who_is_not_seen_either() {
+    let lost = NodeView {
         id: id("2"),
         name: "h2".to_owned(),
         this: false,
@@ -143,12 +144,14 @@ fn nodes_tell_who_answers_and_who_is_dead() {
         not_direct: Some("it is on another link".to_owned()),
         ..h1()
     };
+    let absent = NodeView { absent: true, ..lost.clone() };
     assert_eq!(
-        nodes(&[h1(), dead]),
+        nodes(&[h1(), lost, absent]),
         "\
-NODE ID          NAME   STATE   VTEP        PORT   MTU    ENDPOINTS   VERSION   DIRECT
-111111111111 *   h1     alive   192.0.2.1   4789   1500   1           0.1.0     yes
-222222222222     h2     dead    192.0.2.1   4789   1500   0           0.1.0     no: it is on another link
+NODE ID          NAME   STATE      VTEP        PORT   MTU    ENDPOINTS   VERSION   DIRECT
+111111111111 *   h1     alive      192.0.2.1   4789   1500   1           0.1.0     yes
+222222222222     h2     no lease   192.0.2.1   4789   1500   0           0.1.0     no: it is on another link
+222222222222     h2     absent     192.0.2.1   4789   1500   0           0.1.0     no: it is on another link
 "
     );
 }

@@ -59,6 +59,7 @@ fn node() -> NodeView {
         name: "h1".to_owned(),
         this: true,
         alive: true,
+        absent: false,
         vteps: vec!["192.0.2.1".parse().unwrap()],
         vxlan_port: 4789,
         underlay_mtu: Mtu::new(1500).unwrap(),

@@ -99,6 +99,7 @@ pub struct EndpointView {
 
 /// A node and what is known of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // Facts that do not depend on one another, for people and their scripts.
 pub struct NodeView {
     /// Its id.
     pub id: NodeId,
@@ -108,6 +109,9 @@ pub struct NodeView {
     pub this: bool,
     /// Whether its lease lives.
     pub alive: bool,
+    /// It has no lease and is not seen from this host: its endpoints are withdrawn here.
+    #[serde(default)]
+    pub absent: bool,
     /// Its VTEP addresses.
     pub vteps: Vec<IpAddr>,
     /// Its UDP port.

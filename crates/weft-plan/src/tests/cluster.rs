@@ -137,6 +137,7 @@ pub fn seen(state: &HostState) -> HostState {
 pub enum Step {
     Node(usize, Option<Node>),
     Alive(usize, bool),
+    Absent(usize, bool),
     Network(usize, Option<Network>),
     Endpoint(usize, usize, Option<Endpoint>),
     Groups(usize, usize, Option<Memberships>),
@@ -147,6 +148,14 @@ impl Step {
         match self {
             Self::Node(n, node) => put_node(snapshot, &id(*n), node.as_ref()),
             Self::Alive(n, alive) => put(snapshot, schema::alive_key(&id(*n)), alive.then(|| encode(&1))),
+            Self::Absent(n, absent) => {
+                if *absent {
+                    snapshot.absent.insert(id(*n));
+                } else {
+                    snapshot.absent.remove(&id::<NodeId>(*n));
+                }
+                Touched::Node(id(*n))
+            }
             Self::Network(n, network) => put_network(snapshot, &id(*n), network.as_ref()),
             Self::Endpoint(network, n, endpoint) => {
                 put_endpoint(snapshot, &id(*network), &id(*n), endpoint.as_ref())
@@ -163,6 +172,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (0..4usize, prop::option::weighted(0.8, (any_vteps(), any_link())), prop::sample::select(vec![90u32, 1500, 9000]))
             .prop_map(|(n, spec, mtu)| Step::Node(n, spec.map(|(vteps, direct)| Node { direct, ..node(n, &vteps, mtu) }))),
         1 => (0..4usize, any::<bool>()).prop_map(|(n, alive)| Step::Alive(n, alive)),
+        1 => (1..4usize, any::<bool>()).prop_map(|(n, absent)| Step::Absent(n, absent)),
         2 => (0..3usize, prop::option::weighted(0.8, (1..3u32, prop::option::of(Just(1400)), any::<bool>(), any_rate())))
             .prop_map(|(n, spec)| Step::Network(n, spec.map(|(vni, mtu, direct, options)| Network {
                 mtu: mtu.map(|mtu| Mtu::new(mtu).unwrap()),

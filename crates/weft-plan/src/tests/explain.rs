@@ -25,6 +25,9 @@ fn an_address_is_explained_on_every_network_that_holds_it() {
         "{held:?}"
     );
     assert!(held[1].reason.contains("outside of --ip-range"), "{held:?}");
+    s.absent.insert(id(1));
+    let absent = said(&s, "10.9.0.5");
+    assert!(!absent[0].free && absent[0].reason.contains("not seen from here"), "{absent:?}");
     s.apply(&Change { key: schema::alive_key(&id::<NodeId>(1)), value: Some(encode(&1u64)) }).unwrap();
     let held = said(&s, "10.9.0.254");
     assert!(held[0].reason.contains("reservation") && !held[0].reason.contains("lease"), "{held:?}");

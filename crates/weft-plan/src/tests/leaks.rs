@@ -59,6 +59,13 @@ fn what_a_host_that_has_left_forgot_is_safe_to_remove_and_what_a_dead_one_has_is
     // The node, its endpoint, and three claims.
     assert_eq!((dead.len(), dead.iter().filter(|l| l.safe).count()), (5, 0), "{dead:?}");
     assert!(dead.iter().all(|l| l.node_name == "h2" && l.reason.contains("may live on")));
+    let mut absent = s.clone();
+    absent.absent.insert(id(2));
+    let absent = leaks(&absent);
+    assert!(
+        absent.iter().all(|l| !l.safe && l.reason.contains("not seen")),
+        "it may live elsewhere: {absent:?}"
+    );
     s.nodes.remove(&id::<NodeId>(2));
     let gone = leaks(&s);
     assert_eq!((gone.len(), gone.iter().filter(|l| l.safe).count()), (4, 4), "{gone:?}");

@@ -1,5 +1,6 @@
 //! The tests: what the plan is for given records, and what holds for all records.
 
+mod absence;
 mod cluster;
 mod diff;
 mod direct;

@@ -89,6 +89,10 @@ fn what_a_dead_host_has_left_answers_only_where_nobody_else_does() {
     cluster.alive.remove(&id(2));
     assert_eq!(who(&cluster, &[1], "www"), at(&["10.9.0.2"]));
     assert_eq!(who(&cluster, &[1], "web2"), at(&["10.9.0.3"]), "its host may only have lost the store");
+    cluster.absent.insert(id(2));
+    assert_eq!(who(&cluster, &[1], "web2"), Meaning::Unknown);
+    assert_eq!(who(&cluster, &[1], "web2.weft"), Meaning::Nobody);
+    assert_eq!(who(&cluster, &[1], "www"), at(&["10.9.0.2"]));
 }
 
 #[test]
