@@ -87,11 +87,7 @@ impl Cluster {
                                 .push(words(&format!("{why}; it did, and nobody has touched either kernel")));
                         }
                     }
-                    // One that the host has not heard of, or not at this address, may be reached by chance: at an address that
-                    // it has from another, which is about to be heard of as gone.
-                    let known = here.agent().and_then(|agent| agent.endpoint(&to.network, &to.id));
-                    let heard = known.is_some_and(|known| known.addresses().eq(to.addresses()));
-                    let heard = heard || before.get(&pair) == Some(&true);
+                    let heard = self.has_heard(here, there, to) || before.get(&pair) == Some(&true);
                     now.insert(pair, heard && missing.is_none());
                 }
             }
@@ -100,6 +96,17 @@ impl Cluster {
             self.ledger.broken(fault);
         }
         now
+    }
+
+    /// Whether a host knows an endpoint on another as it is. One that it has not heard of, or not at this address, may be reached by
+    /// chance: at an address that it has from another; and so may one on a host that has left meanwhile and is back. Of the
+    /// former's end it is about to hear.
+    fn has_heard(&self, here: &Host, there: &Host, to: &Endpoint) -> bool {
+        let (Some(agent), Some(node)) = (here.agent(), there.node()) else { return false };
+        let start = |s: &Snapshot| s.nodes.get(&node).map(|node| (node.epoch, node.started));
+        let known = agent.endpoint(&to.network, &to.id);
+        known.is_some_and(|known| known.addresses().eq(to.addresses()))
+            && agent.read(start) == self.store.look(start)
     }
 
     /// A host that sends frames to a machine that has been off for long.
