@@ -90,3 +90,57 @@ fn judge(view: &View, absences: &mut Absences, seen: &[Look]) {
     }
     view.set_absent(now);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::cluster::{Cluster, endpoint};
+    use weft_model::schema::Scope;
+    use weft_plan::{Key, LOOKS};
+
+    #[tokio::test]
+    async fn who_is_absent_is_withdrawn_until_it_is_seen_and_nobody_is_without_the_store() {
+        let cluster = Cluster::new().await;
+        let (a, b) = (cluster.host(1).await, cluster.host(2).await);
+        let network = a.network("blue", "10.9.0.0/24").await;
+        b.knows(&network.id).await;
+        a.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+        let theirs = b.agent.create_endpoint(endpoint(&network.id)).await.unwrap();
+        let way = Key::Fdb(network.vni, theirs.mac);
+        let until = async |there: bool| {
+            let looks = async {
+                while a.kernel.state().contains_key(&way) != there {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), looks).await.unwrap();
+        };
+        until(true).await;
+
+        let view = &a.agent.0.view;
+        let mut absences = Absences::default();
+        let [(node, at)] = view.read(|s| due(&mut absences, s, a.agent.node())).try_into().unwrap();
+        assert_eq!((&node, at.to_string().as_str()), (b.agent.node(), "192.0.2.2:4789"));
+        let mut looks = |sight| {
+            (0..LOOKS).for_each(|_| judge(view, &mut absences, &[(node.clone(), at, sight)]));
+        };
+        looks(Sight::Nobody);
+        until(false).await;
+        let whole = a.agent.everything().await;
+        assert!(whole.absent.contains(&node) && whole.endpoint(&network.id, &theirs.id).is_some());
+        let listing = cluster.store.list(&Scope::Cluster.prefix()).await.unwrap();
+        view.reset(&Scope::Cluster, listing);
+        assert!(view.read(|s| s.absent.contains(&node)), "a listing is no sign of life");
+        looks(Sight::Present);
+        until(true).await;
+
+        a.cable.cut();
+        let mut link = view.link();
+        tokio::time::timeout(Duration::from_secs(10), link.wait_for(|link| *link != Link::Up))
+            .await
+            .unwrap()
+            .unwrap();
+        looks(Sight::Nobody);
+        assert!(view.read(|s| s.absent.is_empty()), "who has a lease is not known");
+    }
+}
