@@ -28,6 +28,8 @@ pub(crate) struct Device {
     pub mac: MacAddr,
     pub mtu: u32,
     pub up: bool,
+    /// There is a cable in it, or what its kind takes for one.
+    pub carrier: bool,
     /// Its name for people.
     pub alias: Option<String>,
     pub loopback: bool,
@@ -58,6 +60,7 @@ impl Device {
             mac: MacAddr::ZERO,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
             alias: None,
             loopback: message.header.flags.contains(LinkFlags::Loopback),
             ethernet: message.header.link_layer_type == LinkLayerType::Ether,

@@ -40,36 +40,38 @@ pub async fn look(at: SocketAddr) -> Sight {
 }
 
 fn missed(address: IpAddr) -> Sight {
-    match nobody_answers_for(address) {
-        Ok(true) => Sight::Nobody,
-        Ok(false) => Sight::Silent,
-        Err(error) => {
-            tracing::debug!(%address, %error, "whether somebody on the link has it cannot be seen");
-            Sight::Blind
-        }
-    }
+    why_missed(address).unwrap_or_else(|error| {
+        tracing::debug!(%address, %error, "why it was missed cannot be seen");
+        Sight::Blind
+    })
 }
 
-/// Whether `address` is on the link and was asked for in vain (ARP, RFC 826; RFC 4861, 7.2.2).
-fn nobody_answers_for(address: IpAddr) -> Result<bool, KernelError> {
+/// What a missed look says: whether this host's own cable is out, or `address` is on the link and was asked for in vain (ARP,
+/// RFC 826; RFC 4861, 7.2.2).
+fn why_missed(address: IpAddr) -> Result<Sight, KernelError> {
     let mut netlink = Netlink::open_here()?;
-    let Some(device) = way(&mut netlink, address)?.filter(|way| !way.gateway).and_then(|way| way.device)
-    else {
-        return Ok(false);
-    };
+    let Some(way) = way(&mut netlink, address)? else { return Ok(Sight::Blind) };
+    let Some(device) = way.device else { return Ok(Sight::Silent) };
+    if netlink.devices()?.iter().any(|found| found.index == device && !found.carrier) {
+        return Ok(Sight::Blind);
+    }
+    if way.gateway {
+        return Ok(Sight::Silent);
+    }
     let mut message = NeighbourMessage::default();
     message.header.family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.ifindex = device;
     message.attributes = vec![NeighbourAttribute::Destination(address.into())];
     let doing = format!("look for the neighbour {address}");
     let answer = match netlink.request(Request::new(doing, 0, RouteNetlinkMessage::GetNeighbour(message))) {
-        Err(error) if error.errno() == libc::ENOENT => return Ok(false),
+        Err(error) if error.errno() == libc::ENOENT => return Ok(Sight::Silent),
         answer => answer?,
     };
-    Ok(answer.iter().any(|message| match message {
+    let in_vain = answer.iter().any(|message| match message {
         RouteNetlinkMessage::NewNeighbour(entry) => {
             matches!(entry.header.state, NeighbourState::Failed | NeighbourState::Incomplete)
         }
         _ => false,
-    }))
+    });
+    Ok(if in_vain { Sight::Nobody } else { Sight::Silent })
 }
