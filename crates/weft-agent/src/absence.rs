@@ -11,10 +11,8 @@ use tokio_util::sync::CancellationToken;
 use weft_model::{Node, NodeId, Snapshot};
 use weft_plan::{Absences, Sight};
 
-/// How long after a round of looks the next one begins, while there is somebody to look at.
+/// How long after a round of looks the next one begins at the earliest.
 const ROUND: Duration = Duration::from_secs(1);
-/// The same while there is nobody.
-const IDLE: Duration = Duration::from_secs(5);
 /// So many hosts with a lease are looked at in a round: all of a large cluster start at once.
 const CROWD: usize = 20;
 /// So many at a time: of a row of racks without power each look takes seconds.
@@ -22,21 +20,28 @@ const AT_ONCE: usize = 64;
 
 /// Looks until `shutdown`. The daemon's end changes nothing: what is withdrawn stays so until the next one has looked.
 pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
-    let mut absences = Absences::default();
-    let mut wait = IDLE;
+    let (view, mut absences) = (&inner.view, Absences::default());
+    let mut members = view.members();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(ROUND) => {}
         }
-        let view = &inner.view;
+        members.mark_unchanged();
         let due = view.read(|s| due(&mut absences, s, &inner.node));
-        wait = if due.is_empty() { IDLE } else { ROUND };
+        let look = async {
+            let Some(due) = due else {
+                // The view, which tells of changes, lives as long as this.
+                let _changed = members.changed().await;
+                return Vec::new();
+            };
+            look(inner.machine.as_ref(), due).await
+        };
         let seen = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            seen = look(inner.machine.as_ref(), due) => seen,
+            seen = look => seen,
         };
         judge(view, &mut absences, &seen);
     }
@@ -46,13 +51,13 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
 type Look = (NodeId, SocketAddr, Sight);
 
 /// Whom to look at, and where.
-fn due(absences: &mut Absences, snapshot: &Snapshot, this: &NodeId) -> Vec<(NodeId, SocketAddr)> {
+fn due(absences: &mut Absences, snapshot: &Snapshot, this: &NodeId) -> Option<Vec<(NodeId, SocketAddr)>> {
     let ours = snapshot.nodes.get(this).and_then(|node| node.vteps.first().copied());
     let address = |node: &Node| {
         let vtep = node.vtep_like(ours?)?;
         Some((node.id.clone(), SocketAddr::new(vtep, node.vxlan_port)))
     };
-    absences.due(snapshot, this, CROWD).into_iter().filter_map(address).collect()
+    Some(absences.due(snapshot, this, CROWD)?.into_iter().filter_map(address).collect())
 }
 
 async fn look(machine: &dyn Machine, due: Vec<(NodeId, SocketAddr)>) -> Vec<Look> {
@@ -119,7 +124,7 @@ mod tests {
 
         let view = &a.agent.0.view;
         let mut absences = Absences::default();
-        let [(node, at)] = view.read(|s| due(&mut absences, s, a.agent.node())).try_into().unwrap();
+        let [(node, at)] = view.read(|s| due(&mut absences, s, a.agent.node())).unwrap().try_into().unwrap();
         assert_eq!((&node, at.to_string().as_str()), (b.agent.node(), "192.0.2.2:4789"));
         let mut looks = |sight| {
             (0..LOOKS).for_each(|_| judge(view, &mut absences, &[(node.clone(), at, sight)]));

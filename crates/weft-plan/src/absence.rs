@@ -10,6 +10,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    iter::Peekable,
     net::IpAddr,
 };
 use weft_model::{Node, NodeId, Snapshot};
@@ -32,6 +33,12 @@ pub const LOOKS: u32 = 3;
 /// A host with a lease is looked at until it has been seen once, but no more often than this.
 const TRIES: u32 = 3;
 
+/// So many rounds without a look follow one that did not miss a host: all others look at it too.
+const REST: u32 = 2;
+/// The most rounds without a look at a host that is absent already, twice as many each time: whoever asks in vain for an address on
+/// the link asks everybody (ARP), and who comes back takes its lease.
+const LONG_REST: u32 = 60;
+
 /// What one host has seen of the others.
 #[derive(Clone, Debug, Default)]
 pub struct Absences(BTreeMap<NodeId, Seen>);
@@ -47,6 +54,8 @@ struct Seen {
     tries: u32,
     /// Looks in a row that missed it while it had none.
     missed: u32,
+    /// Rounds until the next look.
+    rest: u32,
 }
 
 impl Seen {
@@ -56,19 +65,27 @@ impl Seen {
 }
 
 impl Absences {
-    /// Whom `this` node should look at now: all that have no lease, and up to `crowd` of those that have one and were not seen yet.
-    pub fn due<'a>(&mut self, snapshot: &'a Snapshot, this: &NodeId, crowd: usize) -> Vec<&'a Node> {
-        self.0.retain(|id, seen| snapshot.nodes.get(id).is_some_and(|node| seen.is_of(node)));
-        let mut left = crowd;
+    /// Whom `this` node should look at in this round: those that have no lease, and up to `crowd` of those that have one and were
+    /// not seen yet. `None`: there is nobody to look at until a node's record or lease changes.
+    pub fn due<'a>(&mut self, snapshot: &'a Snapshot, this: &NodeId, crowd: usize) -> Option<Vec<&'a Node>> {
+        if self.0.len() > snapshot.nodes.len() {
+            self.0.retain(|id, _| snapshot.nodes.contains_key(id));
+        }
+        let (mut left, mut resting) = (crowd, false);
         let mut due = Vec::new();
-        for node in snapshot.nodes.values().filter(|node| node.id != *this) {
-            let seen = self.0.get_mut(&node.id);
-            if !snapshot.alive.contains_key(&node.id) {
-                due.push(node);
+        // All are in the order of ids: this is asked over and over while a large cluster starts.
+        let (mut all_seen, mut alive) = (self.0.iter_mut().peekable(), snapshot.alive.iter().peekable());
+        for (id, node) in snapshot.nodes.iter().filter(|(id, _)| *id != this) {
+            let seen = next_of(&mut all_seen, id).filter(|seen| seen.is_of(node));
+            if next_of(&mut alive, id).is_none() {
+                match seen.filter(|seen| seen.rest > 0) {
+                    Some(seen) => (seen.rest, resting) = (seen.rest - 1, true),
+                    None => due.push(node),
+                }
                 continue;
             }
             let known = seen.is_some_and(|seen| {
-                seen.missed = 0;
+                (seen.missed, seen.rest) = (0, 0);
                 seen.present || seen.tries >= TRIES
             });
             if !known && left > 0 {
@@ -76,7 +93,7 @@ impl Absences {
                 due.push(node);
             }
         }
-        due
+        (resting || !due.is_empty()).then_some(due)
     }
 
     /// Takes note of a look at a node at one of its addresses. That it was missed where it is no longer says nothing.
@@ -86,14 +103,18 @@ impl Absences {
         if !seen.is_of(node) {
             *seen = Seen { epoch: node.epoch, vteps: node.vteps.clone(), ..Seen::default() };
         }
-        let has_lease = snapshot.alive.contains_key(id);
-        match sight {
-            Sight::Present => (seen.present, seen.missed) = (true, 0),
-            _ if has_lease => (seen.tries, seen.missed) = (seen.tries + 1, 0),
-            Sight::Nobody => seen.missed += 1,
-            Sight::Silent if seen.present => seen.missed += 1,
-            Sight::Silent | Sight::Blind => {}
+        seen.present |= sight == Sight::Present;
+        if snapshot.alive.contains_key(id) {
+            (seen.tries, seen.missed) = (seen.tries + 1, 0);
+            return;
         }
+        let missed = sight == Sight::Nobody || sight == Sight::Silent && seen.present;
+        seen.missed = if sight == Sight::Present { 0 } else { seen.missed + u32::from(missed) };
+        seen.rest = match seen.missed.checked_sub(LOOKS) {
+            _ if !missed => REST,
+            Some(more) => 2u32.saturating_pow(more).min(LONG_REST),
+            None => 0,
+        };
     }
 
     /// The nodes whose endpoints are to be withdrawn.
@@ -104,4 +125,10 @@ impl Absences {
         });
         still.map(|(id, _)| id.clone()).collect()
     }
+}
+
+/// What an iterator in the order of ids has for this one, which comes after those that were asked for before.
+fn next_of<'a, V>(sorted: &mut Peekable<impl Iterator<Item = (&'a NodeId, V)>>, id: &NodeId) -> Option<V> {
+    while sorted.next_if(|(other, _)| *other < id).is_some() {}
+    sorted.next_if(|(other, _)| *other == id).map(|(_, value)| value)
 }

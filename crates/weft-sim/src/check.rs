@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 use weft_agent::Agent;
 use weft_model::{ClaimKind, Endpoint, EndpointId, NodeId, Revision, Snapshot, Vni, schema};
 use weft_plan::{
-    Fdb, HostState, Key, Object, RESERVE, leaks, model_kernel::as_observed, plan, port_name, vxlan_name,
+    HostState, Key, Object, RESERVE, leaks, model_kernel::as_observed, plan, port_name, vxlan_name,
 };
 
 /// Two containers whose hosts have both been well for this long reach one another.
@@ -75,14 +75,7 @@ impl Cluster {
                         }
                         let touched = [here.data_disturbed(), there.data_disturbed()];
                         let disturbed = touched.iter().any(|at| *at + Duration::from_secs(1) > looked);
-                        // An address that the host had before may be heard of late, when what it told arrives late; and so may be
-                        // that another one has its address no longer.
-                        let outdated =
-                            here.kernel.look(|state| match state.get(&Key::Fdb(network.vni, to.mac)) {
-                                Some(Object::Fdb(Fdb { vtep: Some(vtep), .. })) => there.machine.had(*vtep),
-                                _ => self.hosts.iter().any(|other| other.machine.had(there.machine.vtep())),
-                            });
-                        if before.get(&pair) == Some(&true) && !disturbed && !outdated {
+                        if before.get(&pair) == Some(&true) && !disturbed && !self.is_outdated(here, there) {
                             faults
                                 .push(words(&format!("{why}; it did, and nobody has touched either kernel")));
                         }
@@ -96,6 +89,16 @@ impl Cluster {
             self.ledger.broken(fault);
         }
         now
+    }
+
+    /// Whether a host knows another at an address that this had before, or a third one at this one's address: what is told late is
+    /// heard of late.
+    fn is_outdated(&self, here: &Host, there: &Host) -> bool {
+        let known_at = |id: NodeId| {
+            here.agent()?.read(|s| s.nodes.get(&id).and_then(|node| node.vteps.first().copied()))
+        };
+        there.node().and_then(known_at).is_some_and(|at| there.machine.had(at))
+            || self.hosts.iter().any(|other| other.machine.had(there.machine.vtep()))
     }
 
     /// Whether a host knows an endpoint on another as it is. One that it has not heard of, or not at this address, may be reached by
