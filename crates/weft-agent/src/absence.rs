@@ -11,37 +11,43 @@ use tokio_util::sync::CancellationToken;
 use weft_model::{Node, NodeId, Snapshot};
 use weft_plan::{Absences, Sight};
 
-/// How long after a round of looks the next one begins at the earliest.
+/// How long after a round of looks the next one begins, at the earliest, and while somebody has no lease.
 const ROUND: Duration = Duration::from_secs(1);
+/// How much longer while everybody has one.
+const CALM: Duration = Duration::from_secs(10);
 /// So many hosts with a lease are looked at in a round: all of a large cluster start at once.
-const CROWD: usize = 20;
+const CROWD: usize = 100;
 /// So many at a time: of a row of racks without power each look takes seconds.
 const AT_ONCE: usize = 64;
 
 /// Looks until `shutdown`. The daemon's end changes nothing: what is withdrawn stays so until the next one has looked.
 pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
     let (view, mut absences) = (&inner.view, Absences::default());
-    let mut members = view.members();
+    let mut leases_lost = view.leases_lost();
+    let mut soon = true;
     loop {
+        let round = async {
+            tokio::time::sleep(ROUND).await;
+            if !soon {
+                tokio::select! {
+                    biased;
+                    // The view, which tells of it, lives as long as this.
+                    _lost = leases_lost.changed() => {}
+                    () = tokio::time::sleep(CALM) => {}
+                }
+            }
+        };
         tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            () = tokio::time::sleep(ROUND) => {}
+            () = round => {}
         }
-        members.mark_unchanged();
-        let due = view.read(|s| due(&mut absences, s, &inner.node));
-        let look = async {
-            let Some(due) = due else {
-                // The view, which tells of changes, lives as long as this.
-                let _changed = members.changed().await;
-                return Vec::new();
-            };
-            look(inner.machine.as_ref(), due).await
-        };
+        let due;
+        (due, soon) = view.read(|s| self::due(&mut absences, s, &inner.node));
         let seen = tokio::select! {
             biased;
             () = shutdown.cancelled() => return,
-            seen = look => seen,
+            seen = look(inner.machine.as_ref(), due) => seen,
         };
         judge(view, &mut absences, &seen);
     }
@@ -50,14 +56,15 @@ pub(crate) async fn keep(inner: Arc<Inner>, shutdown: CancellationToken) {
 /// At whom, where, and what was seen.
 type Look = (NodeId, SocketAddr, Sight);
 
-/// Whom to look at, and where.
-fn due(absences: &mut Absences, snapshot: &Snapshot, this: &NodeId) -> Option<Vec<(NodeId, SocketAddr)>> {
+/// Whom to look at, and where; and whether to look again soon.
+fn due(absences: &mut Absences, snapshot: &Snapshot, this: &NodeId) -> (Vec<(NodeId, SocketAddr)>, bool) {
     let ours = snapshot.nodes.get(this).and_then(|node| node.vteps.first().copied());
     let address = |node: &Node| {
         let vtep = node.vtep_like(ours?)?;
         Some((node.id.clone(), SocketAddr::new(vtep, node.vxlan_port)))
     };
-    Some(absences.due(snapshot, this, CROWD)?.into_iter().filter_map(address).collect())
+    let (due, soon) = absences.due(snapshot, this, CROWD);
+    (due.into_iter().filter_map(address).collect(), soon)
 }
 
 async fn look(machine: &dyn Machine, due: Vec<(NodeId, SocketAddr)>) -> Vec<Look> {
@@ -124,7 +131,7 @@ mod tests {
 
         let view = &a.agent.0.view;
         let mut absences = Absences::default();
-        let [(node, at)] = view.read(|s| due(&mut absences, s, a.agent.node())).unwrap().try_into().unwrap();
+        let [(node, at)] = view.read(|s| due(&mut absences, s, a.agent.node())).0.try_into().unwrap();
         assert_eq!((&node, at.to_string().as_str()), (b.agent.node(), "192.0.2.2:4789"));
         let mut looks = |sight| {
             (0..LOOKS).for_each(|_| judge(view, &mut absences, &[(node.clone(), at, sight)]));

@@ -39,8 +39,8 @@ pub(crate) struct View {
     pub(crate) followed: Followed,
     networks: watch::Sender<u64>,
     nodes: watch::Sender<u64>,
-    /// Changes with the nodes' records and leases.
-    members: watch::Sender<u64>,
+    /// How often a node may have lost its lease.
+    leases_lost: watch::Sender<u64>,
     /// How often an endpoint of this node's has changed.
     own: watch::Sender<u64>,
     link: watch::Sender<Link>,
@@ -122,8 +122,8 @@ struct About {
     networks: bool,
     /// A node's record.
     nodes: bool,
-    /// A node's lease.
-    leases: bool,
+    /// A lease's end.
+    leases_lost: bool,
 }
 
 /// How the connection to the store is.
@@ -157,7 +157,7 @@ impl View {
             followed,
             networks: watch::Sender::new(0),
             nodes: watch::Sender::new(0),
-            members: watch::Sender::new(0),
+            leases_lost: watch::Sender::new(0),
             own: watch::Sender::new(0),
             link: watch::Sender::new(Link::Starting),
             listed: AtomicBool::new(false),
@@ -247,7 +247,7 @@ impl View {
                 if other {
                     *self.lock_unsaved() = None;
                 }
-                return About { networks: other, nodes: other, leases: other };
+                return About { networks: other, nodes: other, leases_lost: other };
             };
             news.touched.extend(known.replace_network(network, &mut listed));
             *self.lock_unsaved() = None;
@@ -269,7 +269,7 @@ impl View {
                 self.unsaved([(change.key.clone(), change.value.clone())]);
                 about.networks |= self.is_about_networks(change);
                 about.nodes |= change.key.starts_with(schema::NODES);
-                about.leases |= change.key.starts_with(schema::ALIVE);
+                about.leases_lost |= change.value.is_none() && change.key.starts_with(schema::ALIVE);
                 match known.apply(change) {
                     Ok(Touched::Other) => {}
                     Ok(touched) => {
@@ -461,8 +461,8 @@ impl View {
         if about.nodes {
             self.nodes.send_modify(|n| *n += 1);
         }
-        if about.nodes || about.leases {
-            self.members.send_modify(|n| *n += 1);
+        if about.leases_lost {
+            self.leases_lost.send_modify(|n| *n += 1);
         }
         // Also without `at`: whoever waits for anything in the snapshot looks again.
         self.seen.send_modify(|seen| {
@@ -509,9 +509,9 @@ impl View {
         self.nodes.subscribe()
     }
 
-    /// Changes with the nodes' records and leases.
-    pub(crate) fn members(&self) -> watch::Receiver<u64> {
-        self.members.subscribe()
+    /// Changes when a node may have lost its lease.
+    pub(crate) fn leases_lost(&self) -> watch::Receiver<u64> {
+        self.leases_lost.subscribe()
     }
 
     /// Changes with this node's endpoints.

@@ -66,20 +66,20 @@ impl Seen {
 
 impl Absences {
     /// Whom `this` node should look at in this round: those that have no lease, and up to `crowd` of those that have one and were
-    /// not seen yet. `None`: there is nobody to look at until a node's record or lease changes.
-    pub fn due<'a>(&mut self, snapshot: &'a Snapshot, this: &NodeId, crowd: usize) -> Option<Vec<&'a Node>> {
+    /// not seen yet. And whether anybody has no lease: then the next round should come soon.
+    pub fn due<'a>(&mut self, snapshot: &'a Snapshot, this: &NodeId, crowd: usize) -> (Vec<&'a Node>, bool) {
         if self.0.len() > snapshot.nodes.len() {
             self.0.retain(|id, _| snapshot.nodes.contains_key(id));
         }
-        let (mut left, mut resting) = (crowd, false);
-        let mut due = Vec::new();
+        let (mut left, mut soon, mut due) = (crowd, false, Vec::new());
         // All are in the order of ids: this is asked over and over while a large cluster starts.
         let (mut all_seen, mut alive) = (self.0.iter_mut().peekable(), snapshot.alive.iter().peekable());
         for (id, node) in snapshot.nodes.iter().filter(|(id, _)| *id != this) {
             let seen = next_of(&mut all_seen, id).filter(|seen| seen.is_of(node));
             if next_of(&mut alive, id).is_none() {
+                soon = true;
                 match seen.filter(|seen| seen.rest > 0) {
-                    Some(seen) => (seen.rest, resting) = (seen.rest - 1, true),
+                    Some(seen) => seen.rest -= 1,
                     None => due.push(node),
                 }
                 continue;
@@ -93,7 +93,7 @@ impl Absences {
                 due.push(node);
             }
         }
-        (resting || !due.is_empty()).then_some(due)
+        (due, soon)
     }
 
     /// Takes note of a look at a node at one of its addresses. That it was missed where it is no longer says nothing.
