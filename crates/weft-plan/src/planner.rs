@@ -112,8 +112,12 @@ impl Planner {
         }
         self.nodes = Nodes::of(snapshot.nodes.values());
         self.underlay = Underlay::of(snapshot, &self.this, &self.nodes);
-        let ours = snapshot.all_endpoints().filter(|e| e.node == self.this && e.outside.is_some());
-        self.outside = ours.map(|e| ((e.network.clone(), e.id.clone()), e.clone())).collect();
+        // By the keys, as they change: of a damaged record the ids may be another's.
+        let ours = snapshot.endpoints.iter().flat_map(|(network, all)| {
+            let outside = all.iter().filter(|(_, e)| e.node == self.this && e.outside.is_some());
+            outside.map(|(id, e)| ((network.clone(), id.clone()), e.as_ref().clone()))
+        });
+        self.outside = ours.collect();
         self.plan_gateway();
         self.vnis = snapshot.networks.iter().map(|(id, network)| (id.clone(), network.vni)).collect();
         self.networks_by_vni.clear();
