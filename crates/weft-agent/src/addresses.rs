@@ -2,7 +2,11 @@
 
 use crate::{Agent, AgentError, endpoints::Held, reserve::Patience};
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
 use weft_model::{
     AddressClaim, AddressDriver, ClaimKind, EndpointId, Network, NetworkId, Subnet, encode, schema, unix_now,
 };
@@ -12,6 +16,36 @@ use weft_store::{Outcome, Txn};
 /// How often a claim starts again because another daemon was faster. Each time the loser has seen the address
 /// that it lost, so even two daemons in lockstep need no more attempts than they claim addresses.
 pub(crate) const ATTEMPTS: u32 = 4096;
+
+/// The keys of claims that are being made for engines: no engine has been told of them.
+#[derive(Default)]
+pub(crate) struct Claiming(Mutex<Vec<String>>);
+
+/// One of them, until this is dropped.
+pub(crate) struct Unanswered<'a> {
+    all: &'a Claiming,
+    key: String,
+}
+
+impl Claiming {
+    pub(crate) fn begin(&self, key: &str) -> Unanswered<'_> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(key.to_owned());
+        Unanswered { all: self, key: key.to_owned() }
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|claimed| claimed == key)
+    }
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = all.iter().position(|claimed| *claimed == self.key) {
+            all.swap_remove(at);
+        }
+    }
+}
 
 impl Agent {
     /// Claims an address of the network's `subnet` for an engine's IPAM: `wanted`, or a free one.
@@ -45,6 +79,7 @@ impl Agent {
             };
             let (key, mark) = (schema::address_key(network, ip), schema::removing_key(network));
             let claim = self.new_claim(ClaimKind::Ipam, None);
+            let _unanswered = self.0.claiming.begin(&key);
             let txn = Txn::new()
                 .absent(&key)
                 .present(schema::network_key(network))
@@ -79,6 +114,7 @@ impl Agent {
             let (net, held) = self.take_reserved(&record, pick).await?;
             let key = schema::address_key(network, net.addr());
             let claim = self.new_claim(ClaimKind::Ipam, None);
+            let _unanswered = self.0.claiming.begin(&key);
             let txn = Txn::new().unchanged(&key, held.revision).put(key, encode(&claim));
             if let Outcome::Committed(_) = self.commit(txn).await? {
                 return Ok(net);
@@ -108,7 +144,12 @@ impl Agent {
     /// removal failed, and the engine goes on all the same), it is free when that has gone.
     pub async fn release_address(&self, network: &NetworkId, ip: IpAddr) -> Result<(), AgentError> {
         let key = schema::address_key(network, ip);
+        // What no engine has been told of none can give back: an earlier claim is meant, which has gone.
+        let unanswered = self.0.claiming.contains(&key);
         let Some(record) = self.0.store.get(&key).await? else { return Ok(()) };
+        if unanswered || self.0.claiming.contains(&key) {
+            return Ok(());
+        }
         let claim = serde_json::from_slice::<AddressClaim>(&record.value).ok();
         let Some(claim) = claim.filter(|c| c.node == self.0.node && c.kind == ClaimKind::Ipam) else {
             return Ok(());

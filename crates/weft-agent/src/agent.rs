@@ -3,6 +3,7 @@
 
 use crate::{
     AgentError, AgentOptions, Machine,
+    addresses::Claiming,
     api::EngineStatus,
     outbox::{Outbox, is_local},
     reconcile::Reconciled,
@@ -58,6 +59,7 @@ pub(crate) struct Inner {
     pub(crate) leading_out: tokio::sync::Mutex<()>,
     /// The keys of this daemon's requests for addresses that somebody waits for.
     pub(crate) asking: Mutex<BTreeSet<String>>,
+    pub(crate) claiming: Claiming,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
     /// What it cannot do at the moment, for `weft status`.
     pub(crate) troubles: Arc<Troubles>,

@@ -2,6 +2,7 @@
 
 use crate::{
     Agent, AgentError, AgentOptions, Datapath, Machine, ThisMachine, absence,
+    addresses::Claiming,
     agent::{Inner, LISTING_TIMEOUT},
     api, cache, follow,
     followed::Followed,
@@ -265,6 +266,7 @@ pub(crate) async fn adopt(
         reserving: tokio::sync::Mutex::new(true),
         leading_out: tokio::sync::Mutex::default(),
         asking: Mutex::default(),
+        claiming: Claiming::default(),
         engines: Mutex::new(BTreeMap::new()),
         troubles: Arc::default(),
         shutdown: shutdown.clone(),

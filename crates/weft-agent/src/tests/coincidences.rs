@@ -93,6 +93,22 @@ async fn an_address_that_an_engine_gives_back_too_early_is_free_when_its_endpoin
     assert_eq!(claim(&cluster, &key).await, None);
 }
 
+#[tokio::test]
+async fn an_engine_cannot_give_back_what_it_has_not_been_told_of() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host(1).await;
+    let network = host.network("blue", "10.9.0.0/24").await;
+    let ip = host.agent.claim_address(&network.id, network.subnets[0].net, None).await.unwrap().addr();
+    let key = schema::address_key(&network.id, ip);
+    // As if the store had done it, and its answer were under way; what is given back is an earlier claim of that address.
+    let unanswered = host.agent.0.claiming.begin(&key);
+    host.agent.release_address(&network.id, ip).await.unwrap();
+    assert_eq!(claim(&cluster, &key).await.unwrap().kind, ClaimKind::Ipam);
+    drop(unanswered);
+    host.agent.release_address(&network.id, ip).await.unwrap();
+    assert_eq!(claim(&cluster, &key).await, None);
+}
+
 /// A host whose reserve is filled, on a network.
 async fn with_reserve(cluster: &Cluster) -> (Host, Network, Endpoint) {
     let host = cluster.host(1).await;
