@@ -120,11 +120,11 @@ impl Client {
         let token = options.token.as_deref().map(header).transpose();
         let token =
             token.map_err(|_| invalid("the ACL token holds characters that no token has".to_owned()))?;
-        let mut tls = options.tls.as_ref().map(Tls::client_config).transpose();
-        if let Ok(Some(tls)) = &mut tls {
+        let tls = options.tls.as_ref().map(Tls::client_config).transpose();
+        let mut tls = tls.map_err(|e| invalid(format!("the certificates: {e}")))?;
+        if let Some(tls) = &mut tls {
             tls.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
         }
-        let tls = tls.map_err(|e| invalid(format!("the certificates: {e}")))?;
         let count = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut http = Http::builder()
             .connect_timeout(timeout / count)
