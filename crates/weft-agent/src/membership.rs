@@ -11,12 +11,13 @@ use futures::{StreamExt, stream::BoxStream};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr, UdpSocket},
+    path::Path,
     sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use weft_kernel::{KernelError, Path, Underlay};
+use weft_kernel::{KernelError, Underlay};
 use weft_model::{DirectLink, Node, NodeId, UnixSeconds, encode, schema, unix_now};
 use weft_store::{LeaseKeeper, Store, Txn, replace_file};
 
@@ -30,7 +31,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// The id of this node, made at the first start and kept.
-pub(crate) fn load_or_create_id(state_dir: &std::path::Path) -> Result<NodeId, AgentError> {
+pub(crate) fn load_or_create_id(state_dir: &Path) -> Result<NodeId, AgentError> {
     let path = state_dir.join("node-id");
     let error = |reason: String| AgentError::file(&path, reason);
     match std::fs::read_to_string(&path) {
@@ -45,6 +46,28 @@ pub(crate) fn load_or_create_id(state_dir: &std::path::Path) -> Result<NodeId, A
         }
         Err(e) => Err(error(e.to_string())),
     }
+}
+
+/// Which start of this node's daemon this is, from 1. `stored`: the last one that the store knows of. It is counted in the state
+/// directory as well, because `weft gc --dead-node` takes the record: a write of an earlier start that is late would look
+/// like a later start's, and the daemon would take itself for a copy.
+pub(crate) fn count_start(state_dir: &Path, stored: u64) -> u64 {
+    let path = state_dir.join("starts");
+    let counted = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|e| format!("{e}: {text:?}")),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(0),
+        Err(e) => Err(e.to_string()),
+    };
+    let counted = counted.unwrap_or_else(|reason: String| {
+        tracing::warn!(path = %path.display(), reason, "the daemon's starts are counted from what the store knows");
+        0
+    });
+    let start = counted.max(stored).saturating_add(1);
+    if let Err(error) = replace_file(&path, 0o644, format!("{start}\n").as_bytes()) {
+        // A full disk: the store knows of this start as well, unless its record is removed.
+        tracing::warn!(path = %path.display(), %error, "this start of the daemon is counted in the store alone");
+    }
+    start
 }
 
 /// This node's record as this host is now.
@@ -294,7 +317,7 @@ fn same_family(known: &Node, node: Node) -> Result<Node, AgentError> {
 }
 
 /// The ways from this node to its peers, by their VTEP addresses, as its routes know them.
-fn paths(inner: &Inner, this: &Node) -> BTreeMap<IpAddr, Path> {
+fn paths(inner: &Inner, this: &Node) -> BTreeMap<IpAddr, weft_kernel::Path> {
     let Some(ours) = this.vteps.first() else { return BTreeMap::new() };
     let vteps: Vec<_> = inner.view.read(|s| {
         let peers = s.nodes.values().filter(|peer| peer.id != this.id);
@@ -308,7 +331,7 @@ async fn direct_link(
     inner: &Inner,
     known: &Node,
     now: &Node,
-    paths: &BTreeMap<IpAddr, Path>,
+    paths: &BTreeMap<IpAddr, weft_kernel::Path>,
 ) -> Option<DirectLink> {
     let link = match inner.kernel.direct_link(*now.vteps.first()?).await {
         Ok(link) => link?,
@@ -404,6 +427,15 @@ pub(crate) async fn write(store: &dyn Store, node: &Node) -> Result<(), AgentErr
 mod tests {
     use super::*;
     use weft_plan::displaced;
+
+    #[test]
+    fn starts_are_counted_on_the_host_whatever_the_store_has_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let starts = [0, 1, 0, 0, 9, 3].map(|stored| count_start(dir.path(), stored));
+        assert_eq!(starts, [1, 2, 3, 4, 10, 11]);
+        std::fs::write(dir.path().join("starts"), "seven").unwrap();
+        assert_eq!([7, 0].map(|stored| count_start(dir.path(), stored)), [8, 9]);
+    }
 
     #[test]
     fn whoever_takes_an_address_has_it_from_then_on_although_the_others_clock_was_ahead() {

@@ -142,8 +142,8 @@ where
     let kept = cache::load(&cache, &store.address());
     let (last, connected) = meet_store(store.as_ref(), &node, kept.as_ref()).await?;
     let known = last.is_some();
-    let (epoch, started, direct) =
-        last.map_or((1, 0, None), |last| (last.epoch + 1, last.started, last.direct));
+    let (stored, started, direct) = last.map_or((0, 0, None), |last| (last.epoch, last.started, last.direct));
+    let epoch = membership::count_start(&options.state_dir, stored);
     let this = Node { epoch, started: this.started.max(started), direct, ..this };
     if connected {
         membership::write(store.as_ref(), &this).await?;

@@ -28,7 +28,7 @@ pub struct Node {
     pub advertise: Option<SocketAddr>,
     /// The version of its weft.
     pub version: String,
-    /// Counts the daemon's starts: endpoints carry the epoch of the start that made them.
+    /// Counts the daemon's starts, on its host and in the store: endpoints carry the epoch of the start that made them.
     pub epoch: u64,
     /// When this daemon started; but always later than that of every node that had its VTEP addresses before, whatever the
     /// clocks say.
