@@ -1,18 +1,22 @@
 //! The records that a daemon knows, with what is looked up in them all the time.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 use weft_model::{
     BadRecord, Change, Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched, schema::OnNetwork,
 };
 use weft_plan::names::Names;
 
-/// The snapshot, who answers to which name, and which endpoints are this node's. Whatever changes an endpoint goes through here,
-/// so that the three agree.
+/// The snapshot, who answers to which name, and which endpoints and claims of addresses are this node's. Whatever changes one of
+/// them goes through here, so that all agree.
 pub(crate) struct Known {
     this: NodeId,
     snapshot: Snapshot,
     names: Names,
     own: BTreeSet<(NetworkId, EndpointId)>,
+    claimed: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
     /// How often an endpoint of this node's has changed.
     own_changes: u64,
 }
@@ -22,7 +26,21 @@ impl Known {
     pub(crate) fn new(this: NodeId, snapshot: Snapshot) -> Self {
         let names = Names::of(snapshot.all_endpoints());
         let own = snapshot.all_endpoints().filter(|e| e.node == this).map(key).collect();
-        Self { this, snapshot, names, own, own_changes: 0 }
+        let mut known = Self { this, snapshot, names, own, claimed: BTreeMap::new(), own_changes: 0 };
+        for network in known.snapshot.addresses.keys().cloned().collect::<Vec<_>>() {
+            known.count_claims(&network);
+        }
+        known
+    }
+
+    /// Notes anew which claims on a network are this node's.
+    fn count_claims(&mut self, network: &NetworkId) {
+        let all = self.snapshot.addresses.get(network).into_iter().flatten();
+        let ours: BTreeSet<_> = all.filter(|(_, claim)| claim.node == self.this).map(|(ip, _)| *ip).collect();
+        self.claimed.remove(network);
+        if !ours.is_empty() {
+            self.claimed.insert(network.clone(), ours);
+        }
     }
 
     /// The records.
@@ -30,7 +48,7 @@ impl Known {
         &self.snapshot
     }
 
-    /// The records, to change anything but endpoints.
+    /// The records, to change anything but endpoints and claims.
     pub(crate) fn other_records(&mut self) -> &mut Snapshot {
         &mut self.snapshot
     }
@@ -45,6 +63,16 @@ impl Known {
         self.own.iter().filter_map(|(network, id)| self.snapshot.endpoint(network, id))
     }
 
+    /// The networks that this node has endpoints on.
+    pub(crate) fn own_networks(&self) -> BTreeSet<&NetworkId> {
+        self.own.iter().map(|(network, _)| network).collect()
+    }
+
+    /// The addresses on a network that this node has claims of, if it has any.
+    pub(crate) fn claimed(&self, network: &NetworkId) -> Option<&BTreeSet<IpAddr>> {
+        self.claimed.get(network)
+    }
+
     /// How often an endpoint of this node's has changed.
     pub(crate) fn own_changes(&self) -> u64 {
         self.own_changes
@@ -52,17 +80,25 @@ impl Known {
 
     /// See [`Snapshot::apply`].
     pub(crate) fn apply(&mut self, change: &Change) -> Result<Touched, BadRecord> {
-        let endpoint = match OnNetwork::parse(&change.key) {
-            Ok(Some((network, OnNetwork::Endpoint(id)))) => Some((network, id)),
-            _ => None,
-        };
-        let Some((network, id)) = endpoint else { return self.snapshot.apply(change) };
-        if let Some(before) = self.snapshot.endpoint(&network, &id) {
+        match OnNetwork::parse(&change.key) {
+            Ok(Some((network, OnNetwork::Endpoint(id)))) => self.apply_endpoint(&network, &id, change),
+            Ok(Some((network, OnNetwork::Address(ip)))) => self.apply_claim(network, ip, change),
+            _ => self.snapshot.apply(change),
+        }
+    }
+
+    fn apply_endpoint(
+        &mut self,
+        network: &NetworkId,
+        id: &EndpointId,
+        change: &Change,
+    ) -> Result<Touched, BadRecord> {
+        if let Some(before) = self.snapshot.endpoint(network, id) {
             self.names.remove(before);
             self.own_changes += u64::from(self.own.remove(&key(before)));
         }
         let outcome = self.snapshot.apply(change);
-        if let Some(now) = self.snapshot.endpoint(&network, &id) {
+        if let Some(now) = self.snapshot.endpoint(network, id) {
             self.names.insert(now);
             if now.node == self.this {
                 self.own.insert(key(now));
@@ -72,9 +108,24 @@ impl Known {
         outcome
     }
 
+    fn apply_claim(&mut self, network: NetworkId, ip: IpAddr, change: &Change) -> Result<Touched, BadRecord> {
+        let outcome = self.snapshot.apply(change);
+        let now = self.snapshot.addresses.get(&network).and_then(|claims| claims.get(&ip));
+        if now.is_some_and(|claim| claim.node == self.this) {
+            self.claimed.entry(network).or_default().insert(ip);
+        } else if let Some(ours) = self.claimed.get_mut(&network) {
+            ours.remove(&ip);
+            if ours.is_empty() {
+                self.claimed.remove(&network);
+            }
+        }
+        outcome
+    }
+
     /// See [`Snapshot::replace_network`].
     pub(crate) fn replace_network(&mut self, network: &NetworkId, of: &mut Snapshot) -> Vec<Touched> {
         let touched = self.snapshot.replace_network(network, of);
+        self.count_claims(network);
         if touched.is_empty() {
             return touched;
         }
@@ -108,7 +159,7 @@ fn key(endpoint: &Endpoint) -> (NetworkId, EndpointId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_model::{Container, MacAddr, encode, schema};
+    use weft_model::{AddressClaim, ClaimKind, Container, MacAddr, encode, schema};
 
     fn endpoint(network: &NetworkId, id: &EndpointId, node: &NodeId, name: &str) -> Endpoint {
         Endpoint {
@@ -130,6 +181,7 @@ mod tests {
     fn assert_agrees(known: &Known) {
         let anew = Known::new(known.this.clone(), known.snapshot.clone());
         assert_eq!((&known.names, &known.own), (&anew.names, &anew.own));
+        assert_eq!(known.claimed, anew.claimed);
     }
 
     #[test]
@@ -165,5 +217,35 @@ mod tests {
         known.replace_network(&red, &mut Snapshot::default());
         assert_agrees(&known);
         assert_eq!(known.own().count(), 1);
+    }
+    #[test]
+    fn own_claims_follow_every_way_in_which_claims_change() {
+        let [this, other] = [NodeId::random(), NodeId::random()];
+        let blue = NetworkId::random();
+        let mut known = Known::new(this.clone(), Snapshot::default());
+        let ip = |last: u8| IpAddr::from([10, 9, 0, last]);
+        let record = |last: u8, node: &NodeId| {
+            let claim =
+                AddressClaim { kind: ClaimKind::Reserved, node: node.clone(), endpoint: None, since: 0 };
+            (schema::address_key(&blue, ip(last)), encode(&claim))
+        };
+        let ours = |known: &Known| known.claimed(&blue).cloned().unwrap_or_default();
+        let steps = [(2, Some(&this)), (3, Some(&other)), (4, Some(&this)), (2, None), (4, Some(&other))];
+        let expected: [&[u8]; 5] = [&[2], &[2], &[2, 4], &[4], &[]];
+        for ((last, node), expected) in steps.into_iter().zip(expected) {
+            let value = node.map(|node| record(last, node).1);
+            known.apply(&Change { key: schema::address_key(&blue, ip(last)), value }).unwrap();
+            assert_eq!(ours(&known), expected.iter().map(|last| ip(*last)).collect());
+            assert_agrees(&known);
+        }
+        let records = [record(7, &this), record(8, &other)];
+        let mut listing = Snapshot::from_records(weft_model::Revision::ZERO, records).0;
+        known.replace_network(&blue, &mut listing);
+        assert_eq!(ours(&known), BTreeSet::from([ip(7)]));
+        assert!(!known.replace_cluster(Snapshot::default()), "members of networks stay");
+        assert_agrees(&known);
+        known.replace_network(&blue, &mut Snapshot::default());
+        assert_agrees(&known);
+        assert!(known.claimed(&blue).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! The addresses that this host holds ahead, so that containers start while the store is away.
 //!
 //! On every network that has an endpoint here, a few addresses are claimed in the store for this node
-//! ([`weft_plan::reserve_change`]). To every other host they are taken. When the last endpoint has gone they are kept for
+//! ([`weft_plan::Reserving`]). To every other host they are taken. When the last endpoint has gone they are kept for
 //! a while: a container that was stopped may be started again. Networks that this host does not follow are no affair of the
 //! reserve's; those that it needs no longer it ceases to follow here.
 
@@ -16,12 +16,12 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use weft_model::{AddressClaim, ClaimKind, Network, NetworkId, NodeId, Revision, encode, schema};
-use weft_plan::{reserve_change, reserved};
+use weft_plan::{Reserving, reserved};
 use weft_store::{Outcome, StoreError, Txn};
 
 /// Changes are gathered for this long.
 const SETTLE: Duration = Duration::from_millis(500);
-/// A look goes through all claims of the networks here; after it, a rest of this many times as long as it took.
+/// A look may go through all claims of the networks here; after it, a rest of this many times as long as it took.
 const REST_FACTOR: u32 = 50;
 
 /// How long a host that lives takes to give back what it holds ahead, at most.
@@ -96,30 +96,31 @@ impl Agent {
         let followed = self.0.view.followed.all();
         let (changes, needed, exist) = self.0.view.look_up(|known| {
             let s = known.snapshot();
-            last_used.extend(known.own().map(|endpoint| (endpoint.network.clone(), now)));
+            last_used.extend(known.own_networks().into_iter().map(|network| (network.clone(), now)));
             last_used.retain(|id, used| s.networks.contains_key(id) && now - *used < KEPT);
-            let (none, nobody) = (BTreeMap::new(), BTreeMap::new());
+            let (no_claims, no_addresses, nobody) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
             let (mut changes, mut needed) = (Vec::new(), BTreeSet::new());
             for id in &followed {
-                let claims = s.addresses.get(id).unwrap_or(&none);
-                let used = last_used.contains_key(id);
+                let own = known.claimed(id);
+                let in_use = last_used.contains_key(id);
                 let tells_groups = s.groups.get(id).is_some_and(|all| all.contains_key(&self.0.node));
-                if used || tells_groups || claims.values().any(|c| c.node == self.0.node) {
+                if in_use || tells_groups || own.is_some() {
                     needed.insert(id.clone());
                 }
-                if is_settled(id) {
+                if is_settled(id) || !in_use && own.is_none() {
                     continue;
                 }
                 let Some(network) = s.networks.get(id) else { continue };
-                for subnet in &network.subnets {
-                    if !used && reserved(claims, subnet, &self.0.node).next().is_none() {
-                        continue;
-                    }
-                    let wanted = s.wanted.get(id).unwrap_or(&nobody);
-                    let nodes = s.nodes.len();
-                    let change = reserve_change(network, subnet, claims, wanted, &self.0.node, nodes, used);
-                    changes.push((id.clone(), change));
-                }
+                let reserving = Reserving {
+                    network,
+                    claims: s.addresses.get(id).unwrap_or(&no_claims),
+                    own: own.unwrap_or(&no_addresses),
+                    wanted: s.wanted.get(id).unwrap_or(&nobody),
+                    node: &self.0.node,
+                    nodes: s.nodes.len(),
+                    in_use,
+                };
+                changes.extend(network.subnets.iter().map(|subnet| (id.clone(), reserving.change(subnet))));
             }
             let exist = followed.iter().filter(|id| s.networks.contains_key(*id)).cloned().collect();
             (changes, needed, exist)
@@ -247,10 +248,10 @@ impl Agent {
         subnet: IpNet,
         wanted: Option<IpAddr>,
     ) -> Result<IpAddr, AgentError> {
-        let found = self.read(|s| {
+        let found = self.0.view.look_up(|known| {
             let subnet = network.subnets.iter().find(|s| s.net == subnet)?;
-            let claims = s.addresses.get(&network.id)?;
-            let held = reserved(claims, subnet, &self.0.node);
+            let claims = known.snapshot().addresses.get(&network.id)?;
+            let held = reserved(claims, known.claimed(&network.id)?, subnet);
             // Whoever is asking the store for one may have it by now; and so may whoever an earlier daemon gave one to.
             let is_gone = |ip: &IpAddr| {
                 let key = schema::address_key(&network.id, *ip);

@@ -6,10 +6,10 @@ use std::{
 };
 use weft_model::{Change, Network, NodeId, Revision, Snapshot, Subnet, Touched, VniRange};
 use weft_plan::{
-    HostState, Order, Planner, choose, choose_subnet, choose_vni, conflicting_route, describe_holder, diff,
-    diff_keys, explain, leaks,
+    HostState, Order, Planner, Reserving, choose, choose_subnet, choose_vni, conflicting_route,
+    describe_holder, diff, diff_keys, explain, leaks,
     model_kernel::{apply_ops, as_observed},
-    plan, reserve_change,
+    plan,
 };
 
 /// These changes, one after the other, come to what `store` holds; the planner that follows them plans what one plans that
@@ -113,9 +113,10 @@ fn addresses(snapshot: &Snapshot, network: &Network, subnet: &Subnet) {
         }
     }
     let Some(node) = snapshot.nodes.keys().next() else { return };
+    let own = claims.iter().filter(|(_, claim)| claim.node == *node).map(|(ip, _)| *ip).collect();
     for in_use in [true, false] {
         let nodes = snapshot.nodes.len();
-        let change = reserve_change(network, subnet, claims, wanted, node, nodes, in_use);
+        let change = Reserving { network, claims, own: &own, wanted, node, nodes, in_use }.change(subnet);
         assert!(change.claim.iter().all(|ip| usable(*ip)), "{:?} of {subnet:?}", change.claim);
         assert!(in_use || change.claim.is_empty());
     }

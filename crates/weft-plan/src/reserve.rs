@@ -21,55 +21,82 @@ pub struct ReserveChange {
     pub release: Vec<IpAddr>,
 }
 
-/// Those of `claims` that `node` holds ahead in `subnet`, the lowest first.
-pub fn reserved<'a>(
-    claims: &'a BTreeMap<IpAddr, AddressClaim>,
-    subnet: &'a Subnet,
-    node: &'a NodeId,
-) -> impl Iterator<Item = IpAddr> + 'a {
-    let ours = claims.iter().filter(|(_, c)| c.kind == ClaimKind::Reserved && c.node == *node);
-    ours.map(|(ip, _)| *ip).filter(|ip| subnet.net.contains(ip))
+/// A network of which a host holds addresses ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Reserving<'a> {
+    /// Its record.
+    pub network: &'a Network,
+    /// All claims there.
+    pub claims: &'a BTreeMap<IpAddr, AddressClaim>,
+    /// The addresses of those that are `node`'s.
+    pub own: &'a BTreeSet<IpAddr>,
+    /// Addresses that somebody asks for, which are not held ahead.
+    pub wanted: &'a BTreeMap<IpAddr, NodeId>,
+    /// The host.
+    pub node: &'a NodeId,
+    /// How many hosts the cluster has.
+    pub nodes: usize,
+    /// The host has endpoints on the network; without, nothing is held ahead.
+    pub in_use: bool,
 }
 
-/// How `node`'s reserve in `subnet` has to change in a cluster of `nodes` hosts. `in_use`: the host has endpoints on the
-/// network; without, nothing is held ahead. `wanted`: addresses that somebody asks for, which are not held ahead.
-///
-/// Where an engine with an IPAM of its own chooses the addresses, the reserve is what it will choose next: the lowest. Else
-/// it is out of the way, at the other end from which addresses are handed out.
-pub fn reserve_change(
-    network: &Network,
-    subnet: &Subnet,
-    claims: &BTreeMap<IpAddr, AddressClaim>,
-    wanted: &BTreeMap<IpAddr, NodeId>,
-    node: &NodeId,
-    nodes: usize,
-    in_use: bool,
-) -> ReserveChange {
-    let held: BTreeSet<IpAddr> = reserved(claims, subnet, node).collect();
-    let is_used = |(ip, claim): &(&IpAddr, &AddressClaim)| {
-        claim.kind != ClaimKind::Reserved && subnet.net.contains(*ip)
-    };
-    let free = size_of(subnet).saturating_sub(claims.iter().filter(is_used).count() as u128);
-    let fair = free / SHARE / (nodes.max(1) as u128);
-    let count = if in_use { usize::try_from(fair).unwrap_or(RESERVE).min(RESERVE) } else { 0 };
-    let engine_chooses = network.address_driver == AddressDriver::Engine(node.clone());
-    let order = if engine_chooses { Order::LowestFirst } else { Order::HighestFirst };
-    // What is held already is as good as anything else, unless an engine is going to choose.
-    let kept = held.iter().filter(|ip| !engine_chooses && !wanted.contains_key(*ip));
-    let mut target: BTreeSet<IpAddr> = kept.rev().copied().take(count).collect();
-    if target.len() < count {
-        let not_ours = claims.keys().filter(|ip| !engine_chooses || !held.contains(*ip));
-        let mut taken: BTreeMap<IpAddr, bool> = not_ours.chain(wanted.keys()).map(|ip| (*ip, true)).collect();
-        while target.len() < count {
-            let Ok(ip) = choose(network, subnet, &taken, None, order) else { break };
-            taken.insert(ip, true);
-            target.insert(ip);
+impl Reserving<'_> {
+    /// How the host's reserve in `subnet` has to change.
+    ///
+    /// Where an engine with an IPAM of its own chooses the addresses, the reserve is what it will choose next: the lowest. Else
+    /// it is out of the way, at the other end from which addresses are handed out.
+    ///
+    /// The cost is that of the host's own claims; where the subnet fills up, or something is to be claimed, that of all.
+    pub fn change(&self, subnet: &Subnet) -> ReserveChange {
+        let Self { network, claims, wanted, .. } = *self;
+        let held: BTreeSet<IpAddr> = reserved(claims, self.own, subnet).collect();
+        let count = if self.in_use { self.share(subnet) } else { 0 };
+        let engine_chooses = network.address_driver == AddressDriver::Engine(self.node.clone());
+        let order = if engine_chooses { Order::LowestFirst } else { Order::HighestFirst };
+        // What is held already is as good as anything else, unless an engine is going to choose.
+        let kept = held.iter().filter(|ip| !engine_chooses && !wanted.contains_key(*ip));
+        let mut target: BTreeSet<IpAddr> = kept.rev().copied().take(count).collect();
+        if target.len() < count {
+            let not_ours = claims.keys().filter(|ip| !engine_chooses || !held.contains(*ip));
+            let mut taken: BTreeMap<IpAddr, bool> =
+                not_ours.chain(wanted.keys()).map(|ip| (*ip, true)).collect();
+            while target.len() < count {
+                let Ok(ip) = choose(network, subnet, &taken, None, order) else { break };
+                taken.insert(ip, true);
+                target.insert(ip);
+            }
+        }
+        ReserveChange {
+            claim: target.difference(&held).copied().collect(),
+            release: held.difference(&target).copied().collect(),
         }
     }
-    ReserveChange {
-        claim: target.difference(&held).copied().collect(),
-        release: held.difference(&target).copied().collect(),
+
+    /// How many addresses of `subnet` the host may hold ahead.
+    fn share(&self, subnet: &Subnet) -> usize {
+        let (size, hosts) = (size_of(subnet), self.nodes.max(1) as u128);
+        let of_free = |free: u128| usize::try_from(free / SHARE / hosts).unwrap_or(RESERVE).min(RESERVE);
+        // As if all of them were used, and there: where that leaves enough, nothing has to be counted.
+        let least = of_free(size.saturating_sub(self.claims.len() as u128));
+        if least == RESERVE {
+            return least;
+        }
+        let is_used = |(ip, claim): &(&IpAddr, &AddressClaim)| {
+            claim.kind != ClaimKind::Reserved && subnet.net.contains(*ip)
+        };
+        of_free(size.saturating_sub(self.claims.iter().filter(is_used).count() as u128))
     }
+}
+
+/// The addresses in `subnet` that are held ahead, of those in `own`, the lowest first. `own`: the addresses of a node's claims
+/// among `claims`.
+pub fn reserved<'a>(
+    claims: &'a BTreeMap<IpAddr, AddressClaim>,
+    own: &'a BTreeSet<IpAddr>,
+    subnet: &'a Subnet,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let is_ahead = |ip: &IpAddr| claims.get(ip).is_some_and(|claim| claim.kind == ClaimKind::Reserved);
+    own.iter().copied().filter(move |ip| subnet.net.contains(ip) && is_ahead(ip))
 }
 
 #[cfg(test)]
@@ -95,6 +122,20 @@ mod tests {
         }
     }
 
+    /// How `node`'s reserve has to change on `network`, of whose `claims` some may be its own.
+    fn change(
+        network: &Network,
+        claims: &BTreeMap<IpAddr, AddressClaim>,
+        wanted: &BTreeMap<IpAddr, NodeId>,
+        node: &NodeId,
+        nodes: usize,
+        in_use: bool,
+    ) -> ReserveChange {
+        let own = claims.iter().filter(|(_, c)| c.node == *node).map(|(ip, _)| *ip).collect();
+        let of = Reserving { network, claims, own: &own, wanted, node, nodes, in_use };
+        of.change(&network.subnets[0])
+    }
+
     fn claim(kind: ClaimKind, node: &NodeId) -> AddressClaim {
         AddressClaim { kind, node: node.clone(), endpoint: None, since: 0 }
     }
@@ -108,9 +149,7 @@ mod tests {
         let node = NodeId::random();
         let network = network(AddressDriver::Engine(node.clone()), "10.9.0.0/24");
         let mut claims = BTreeMap::from([(ip(3), claim(ClaimKind::Endpoint, &node))]);
-        let of = |claims: &_| {
-            reserve_change(&network, &network.subnets[0], claims, &BTreeMap::new(), &node, 2, true)
-        };
+        let of = |claims: &_| change(&network, claims, &BTreeMap::new(), &node, 2, true);
         let first = of(&claims);
         assert_eq!((first.claim.len(), first.release.len()), (RESERVE, 0));
         assert_eq!((first.claim[0], first.claim[1]), (ip(2), ip(4)));
@@ -128,9 +167,7 @@ mod tests {
     fn everybody_else_holds_addresses_at_the_far_end_and_gives_up_what_is_wanted() {
         let (node, other) = (NodeId::random(), NodeId::random());
         let network = network(AddressDriver::Weft, "10.9.0.0/24");
-        let of = |claims: &_, wanted: &_, in_use| {
-            reserve_change(&network, &network.subnets[0], claims, wanted, &node, 2, in_use)
-        };
+        let of = |claims: &_, wanted: &_, in_use| change(&network, claims, wanted, &node, 2, in_use);
         let nobody = BTreeMap::new();
         let first = of(&BTreeMap::new(), &nobody, true);
         assert_eq!(first.claim, (247..=254).map(ip).collect::<Vec<_>>());
@@ -156,7 +193,7 @@ mod tests {
                 .filter(|ip| subnet.check_host("address", *ip).is_ok())
                 .map(|ip| (ip, claim(ClaimKind::Endpoint, &other)))
                 .collect();
-            let change = reserve_change(&network, subnet, &claims, &BTreeMap::new(), &node, nodes, true);
+            let change = change(&network, &claims, &BTreeMap::new(), &node, nodes, true);
             let free = size_of(subnet) - claims.len() as u128;
             prop_assert!(change.claim.len() as u128 * SHARE * nodes as u128 <= free);
             prop_assert!(change.release.is_empty() && change.claim.iter().all(|ip| !claims.contains_key(ip)));
