@@ -90,14 +90,14 @@ fn judge(view: &View, absences: &mut Absences, seen: &[Look]) {
         return;
     }
     for node in now.difference(&before) {
-        let name = view.read(|s| s.node_name(node).to_owned());
+        let name = view.read(|s| s.node_name(node).into_owned());
         tracing::warn!(
             node = name,
             "it has no lease and is not seen: its endpoints are withdrawn on this host"
         );
     }
     for node in before.difference(&now) {
-        let name = view.read(|s| s.node_name(node).to_owned());
+        let name = view.read(|s| s.node_name(node).into_owned());
         tracing::info!(node = name, "it is seen again: its endpoints are back");
     }
     view.set_absent(now);

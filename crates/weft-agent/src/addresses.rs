@@ -189,8 +189,8 @@ impl Agent {
     }
 
     pub(crate) fn removing(&self, network: &NetworkId) -> AgentError {
-        let name = self.read(|s| s.networks.get(network).map(|n| n.display_name().to_owned()));
-        AgentError::NetworkRemoving(name.unwrap_or_else(|| network.short().to_owned()))
+        let name = self.read(|s| s.networks.get(network).map(|n| n.display_name().into_owned()));
+        AgentError::NetworkRemoving(name.unwrap_or_else(|| network.short()))
     }
 }
 

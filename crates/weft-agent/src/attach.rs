@@ -49,7 +49,7 @@ impl Agent {
             } else {
                 return Err(AgentError::AlreadyAttached {
                     what: attachment.what(),
-                    network: network.display_name().to_owned(),
+                    network: network.display_name().into_owned(),
                     interface: present.sandbox.map_or_else(String::new, |s| s.interface),
                 });
             }
@@ -114,7 +114,7 @@ impl Agent {
             None => Ok(endpoint),
             Some(reason) => Err(AgentError::NotIntact {
                 what: Attachment::of_detach(&request)?.what(),
-                network: network.display_name().to_owned(),
+                network: network.display_name().into_owned(),
                 reason,
             }),
         }
@@ -125,7 +125,7 @@ impl Agent {
         let attachment = Attachment::of_detach(request)?;
         let endpoint = self.attached(&network.id, &attachment).ok_or_else(|| AgentError::NotAttached {
             what: attachment.what(),
-            network: network.display_name().to_owned(),
+            network: network.display_name().into_owned(),
         })?;
         Ok((network, endpoint))
     }

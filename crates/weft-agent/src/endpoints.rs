@@ -222,7 +222,7 @@ impl Agent {
         // The store knows the claim; this node's view may not yet, and could not tell whose it is.
         self.caught_up(&[Some(record)]).await?;
         let holder = self.read(|s| describe_holder(s, &network.id, ip));
-        let network = network.display_name().to_owned();
+        let network = network.display_name().into_owned();
         Err(AgentError::Ipam(IpamError::Taken { ip, network, holder }))
     }
 
@@ -287,7 +287,7 @@ impl Agent {
             if addresses.iter().any(|a| s.endpoint_at(&spec.network, a.net.addr()) == Some(holder)) {
                 return Ok(None);
             }
-            Err(AgentError::MacTaken { mac, holder: holder.display_name().to_owned() })
+            Err(AgentError::MacTaken { mac, holder: holder.display_name().into_owned() })
         })
     }
 
@@ -454,7 +454,7 @@ pub(crate) fn with_claim_given_back(txn: Txn, record: Option<Record>, id: &Endpo
 fn subnet_of(network: &Network, ip: IpAddr) -> Result<IpNet, AgentError> {
     network.subnet_of(ip).map(|s| s.net).ok_or_else(|| {
         let subnets = network.subnets.iter().map(|s| s.net).collect();
-        AgentError::Ipam(IpamError::Outside { ip, network: network.display_name().to_owned(), subnets })
+        AgentError::Ipam(IpamError::Outside { ip, network: network.display_name().into_owned(), subnets })
     })
 }
 

@@ -19,7 +19,7 @@ impl Agent {
         if let Some(present) = self.exposed(&network.id) {
             return Err(AgentError::AlreadyAttached {
                 what: THIS_HOST.to_owned(),
-                network: network.display_name().to_owned(),
+                network: network.display_name().into_owned(),
                 interface: present.sandbox.map_or_else(String::new, |s| s.interface),
             });
         }
@@ -51,7 +51,7 @@ impl Agent {
         let network = self.find_network(&request.network).await?;
         let endpoint = self.exposed(&network.id).ok_or_else(|| AgentError::NotAttached {
             what: THIS_HOST.to_owned(),
-            network: network.display_name().to_owned(),
+            network: network.display_name().into_owned(),
         })?;
         self.remove_endpoint(&network.id, &endpoint.id).await
     }
@@ -69,7 +69,7 @@ fn refuse_routed(network: &Network, routes: &[HostRoute]) -> Result<(), AgentErr
     for subnet in network.subnets.iter().map(|subnet| subnet.net) {
         if let Some(route) = routes.iter().find(|route| route.overlaps(subnet)) {
             return Err(AgentError::RoutedHere {
-                network: network.display_name().to_owned(),
+                network: network.display_name().into_owned(),
                 subnet,
                 route: route.clone(),
             });

@@ -62,9 +62,10 @@ impl Agent {
 
     fn dead_node(&self, reference: &str) -> Result<NodeId, AgentError> {
         self.read(|s| {
-            let mut found = s.nodes.values().filter(|n| {
-                n.name == reference || (!reference.is_empty() && n.id.as_str().starts_with(reference))
-            });
+            let mut found = s
+                .nodes
+                .values()
+                .filter(|n| n.name == reference || (!reference.is_empty() && n.id.starts_with(reference)));
             let node = match (found.next(), found.next()) {
                 (Some(node), None) => node,
                 (None, _) => {

@@ -104,7 +104,7 @@ impl Agent {
                 let mut endpoints = s.endpoints_on(&network);
                 let told = s.groups.get(&network).and_then(|all| all.get(node)).cloned();
                 let record = s.networks.get(&network);
-                let name = record.map(|network| network.display_name().to_owned());
+                let name = record.map(|network| network.display_name().into_owned());
                 (endpoints.any(|e| e.node == *node), told, record.map(|network| network.vni), name)
             });
             let snooped = vni.filter(|_| here).and_then(|vni| snooped.get(&vni));
@@ -114,7 +114,7 @@ impl Agent {
                 look.trouble = Some(format!(
                     "the endpoints here are members of {count} multicast groups of network {}, and {MOST} are told of at \
                      most: this host gets all multicast of the network",
-                    name.as_deref().unwrap_or(network.short())
+                    name.unwrap_or_else(|| network.short())
                 ));
             }
             let wanted = wanted.unwrap_or(None);

@@ -205,7 +205,7 @@ mod tests {
         put(&mut known, &endpoint(&blue, &one, &this, "www"), true);
         put(&mut known, &endpoint(&red, &two, &this, "db"), true);
         put(&mut known, &endpoint(&blue, &one, &this, "www"), false);
-        assert_eq!(known.own().map(|e| e.display_name().to_owned()).collect::<Vec<_>>(), ["db"]);
+        assert_eq!(known.own().map(|e| e.display_name().into_owned()).collect::<Vec<_>>(), ["db"]);
 
         let records = [(schema::key_of_endpoint(&web), encode(&web))];
         let mut listing = Snapshot::from_records(weft_model::Revision::ZERO, records).0;

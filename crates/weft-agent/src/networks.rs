@@ -58,7 +58,7 @@ impl Agent {
             }
             match self.commit(self.with_attempt_counted(txn, made_before)).await? {
                 Outcome::Committed(_) => {
-                    tracing::info!(network = network.display_name(), vni = %network.vni, "network made");
+                    tracing::info!(network = &*network.display_name(), vni = %network.vni, "network made");
                     return Ok(network);
                 }
                 Outcome::Refused(present) => {
@@ -261,7 +261,7 @@ impl Agent {
                 return Err(self.in_use(&network, &endpoints.records));
             }
             if self.finish_removal(&network, &mark, marked).await? {
-                tracing::info!(network = network.display_name(), id = id.short(), "network removed");
+                tracing::info!(network = &*network.display_name(), id = id.short(), "network removed");
                 return Ok(());
             }
         }
@@ -313,7 +313,11 @@ impl Agent {
         if endpoints.len() > SHOWN {
             list.push_str(", …");
         }
-        AgentError::NetworkInUse { network: network.display_name().to_owned(), count: endpoints.len(), list }
+        AgentError::NetworkInUse {
+            network: network.display_name().into_owned(),
+            count: endpoints.len(),
+            list,
+        }
     }
 }
 
@@ -377,7 +381,7 @@ fn refuse_shared_addresses(snapshot: &Snapshot, subnet: IpNet) -> Result<(), Age
 /// A /64 whose 40 bits of global id come from a network's or pool's id, which is random (RFC 4193, section 3.2.2).
 pub(crate) fn unique_local_subnet(id: &NetworkId) -> IpNet {
     // An id has at least 12 hexadecimal digits, so ten of them are 40 bits.
-    let global_id = u128::from_str_radix(&id.as_str()[..10], 16).unwrap_or(0);
+    let global_id = u128::from_str_radix(&id.first(10), 16).unwrap_or(0);
     let prefix = Ipv6Addr::from((0xfd << 120) | (global_id << 80));
     IpNet::V6(Ipv6Net::new_assert(prefix, 64))
 }
@@ -408,7 +412,7 @@ fn describe(snapshot: &Snapshot, id: &NetworkId) -> String {
             id.short(),
             snapshot.node_name(&network.created_by)
         ),
-        None => id.short().to_owned(),
+        None => id.short(),
     }
 }
 

@@ -38,7 +38,7 @@ impl Agent {
             }
             let configured = self.0.options.gateway_subnet;
             let (ipv4, ipv6) = choose_outside(known.snapshot(), self.node(), network, configured)
-                .ok_or_else(|| AgentError::NoGatewaySubnet(network.display_name().to_owned()))?;
+                .ok_or_else(|| AgentError::NoGatewaySubnet(network.display_name().into_owned()))?;
             Ok(Some(Outside { id: spec.id.clone(), interface, ipv4, ipv6, ports: request.ports }))
         })
     }
@@ -76,6 +76,6 @@ fn published_already(known: &Known, wanted: &[PublishedPort]) -> Option<(Publish
     carriers(known).find_map(|endpoint| {
         let theirs = &endpoint.outside.as_ref()?.ports;
         let taken = wanted.iter().find(|port| theirs.iter().any(|other| port.collides(other)))?;
-        Some((taken.clone(), endpoint.display_name().to_owned()))
+        Some((taken.clone(), endpoint.display_name().into_owned()))
     })
 }

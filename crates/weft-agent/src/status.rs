@@ -132,7 +132,7 @@ impl Agent {
     pub async fn networks(&self) -> Vec<NetworkView> {
         let all = self.everything().await;
         let mut views: Vec<_> = all.networks.values().map(|n| self.network_view(&all, n)).collect();
-        views.sort_by(|a, b| a.network.display_name().cmp(b.network.display_name()));
+        views.sort_by(|a, b| a.network.display_name().cmp(&b.network.display_name()));
         views
     }
 
@@ -161,9 +161,10 @@ impl Agent {
         EndpointView {
             id: endpoint.id.clone(),
             network: endpoint.network.clone(),
-            network_name: network.map_or(endpoint.network.short(), Network::display_name).to_owned(),
+            network_name: network
+                .map_or_else(|| endpoint.network.short(), |network| network.display_name().into_owned()),
             node: endpoint.node.clone(),
-            node_name: snapshot.node_name(&endpoint.node).to_owned(),
+            node_name: snapshot.node_name(&endpoint.node).into_owned(),
             vtep: vtep.and_then(|vtep| node?.vtep_like(vtep)),
             engine: endpoint.engine.clone(),
             container: endpoint.container.clone(),

@@ -16,11 +16,11 @@ impl Agent {
         let network = self.find_network(&request.network).await?;
         check_name(&request.tap)?;
         if let Some(present) = self.attached_tap(&request.tap) {
-            let on = self.read(|s| s.networks.get(&present.network).map(|n| n.display_name().to_owned()));
+            let on = self.read(|s| s.networks.get(&present.network).map(|n| n.display_name().into_owned()));
             return Err(AgentError::AlreadyAttached {
                 what: told(&request.tap),
-                network: on.unwrap_or_else(|| present.network.short().to_owned()),
-                interface: present.display_name().to_owned(),
+                network: on.unwrap_or_else(|| present.network.short()),
+                interface: present.display_name().into_owned(),
             });
         }
         let name = request.name.unwrap_or_else(|| request.tap.clone());
@@ -48,7 +48,7 @@ impl Agent {
         let endpoint = self.attached_tap(&request.tap).filter(|e| e.network == network.id);
         let endpoint = endpoint.ok_or_else(|| AgentError::NotAttached {
             what: told(&request.tap),
-            network: network.display_name().to_owned(),
+            network: network.display_name().into_owned(),
         })?;
         self.remove_endpoint(&network.id, &endpoint.id).await
     }

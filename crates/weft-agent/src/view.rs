@@ -371,7 +371,7 @@ impl View {
 
     fn is_ours(&self, binding: &str) -> bool {
         let this = self.this.read().unwrap_or_else(PoisonError::into_inner);
-        binding.starts_with(this.id.as_str())
+        binding.starts_with(&this.id.to_string())
     }
 
     fn put_this(&self, snapshot: &mut Snapshot) {

@@ -91,7 +91,7 @@ fn questions(snapshot: &Snapshot) {
     assert!(!snapshot.vnis.contains_key(&free));
     for network in snapshot.networks.values() {
         assert!(!network.display_name().is_empty());
-        let _ = snapshot.find_network(network.id.short());
+        let _ = snapshot.find_network(&network.id.short());
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{EndpointId, MacAddr, NetworkId, NodeId, Outside, UnixSeconds};
 use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 /// One interface of one container (or of any network namespace) on one network. Written by the node it is on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +46,8 @@ impl Endpoint {
     }
 
     /// What people call it: the container's name, or the endpoint's short id.
-    pub fn display_name(&self) -> &str {
-        self.container.as_ref().map_or_else(|| self.id.short(), |c| c.name.as_str())
+    pub fn display_name(&self) -> Cow<'_, str> {
+        self.container.as_ref().map_or_else(|| self.id.short().into(), |c| c.name.as_str().into())
     }
 }
 

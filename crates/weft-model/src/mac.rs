@@ -40,7 +40,7 @@ impl MacAddr {
     /// with, and the first four bytes of its id.
     pub fn for_endpoint(id: &EndpointId) -> Self {
         // An id is at least twelve hexadecimal digits.
-        let tail = u32::from_str_radix(&id.as_str()[..8], 16).unwrap_or_default().to_be_bytes();
+        let tail = u32::from_str_radix(&id.first(8), 16).unwrap_or_default().to_be_bytes();
         Self([0x02, 0x43, tail[0], tail[1], tail[2], tail[3]])
     }
 

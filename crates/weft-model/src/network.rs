@@ -4,6 +4,7 @@ use crate::{Mtu, MulticastRate, NetworkId, NodeId, UnixSeconds, Vni};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
@@ -47,8 +48,8 @@ pub struct Network {
 
 impl Network {
     /// Its name, or its short id while it has none.
-    pub fn display_name(&self) -> &str {
-        self.name.as_ref().map_or_else(|| self.id.short(), NetworkName::as_str)
+    pub fn display_name(&self) -> Cow<'_, str> {
+        self.name.as_ref().map_or_else(|| self.id.short().into(), |name| name.as_str().into())
     }
 
     /// What its endpoints may send to many at once. An option that cannot be read (none is taken so) counts as not given.

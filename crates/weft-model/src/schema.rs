@@ -159,7 +159,7 @@ pub fn endpoints_of(network: &NetworkId) -> String {
 }
 /// `v1-on/NETWORK/endpoints/ENDPOINT`
 pub fn endpoint_key(network: &NetworkId, endpoint: &EndpointId) -> String {
-    endpoints_of(network) + endpoint.as_str()
+    endpoints_of(network) + &endpoint.to_string()
 }
 /// The key of this endpoint.
 pub fn key_of_endpoint(endpoint: &Endpoint) -> String {

@@ -7,6 +7,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
     net::IpAddr,
@@ -98,9 +99,6 @@ impl Snapshot {
                 bad.push(record);
             }
         }
-        // Members stand before the nodes in a listing.
-        let Self { nodes, endpoints, addresses, .. } = &mut snapshot;
-        share_nodes(nodes, endpoints.values_mut(), addresses.values_mut());
         (snapshot, bad)
     }
 
@@ -165,18 +163,15 @@ impl Snapshot {
 
     fn apply_on_network(&mut self, change: &Change) -> Result<Touched, String> {
         let value = change.value.as_deref();
-        let Some((mut network, what)) = OnNetwork::parse(&change.key)? else { return Ok(Touched::Other) };
-        share(&self.networks, &mut network);
+        let Some((network, what)) = OnNetwork::parse(&change.key)? else { return Ok(Touched::Other) };
         match what {
-            OnNetwork::Endpoint(mut id) => {
-                let endpoint =
-                    read(value).map(|endpoint| endpoint.map(|e| self.shared(&network, &mut id, e)));
+            OnNetwork::Endpoint(id) => {
+                let endpoint = read(value).map(|endpoint| endpoint.map(Arc::new));
                 put_nested(&mut self.endpoints, network.clone(), id.clone(), endpoint)?;
                 Ok(Touched::Endpoint(network, id))
             }
             OnNetwork::Address(ip) => {
-                let claim = read(value).map(|claim| claim.map(|claim| self.shared_claim(&network, claim)));
-                put_nested(&mut self.addresses, network.clone(), ip, claim)?;
+                put_nested(&mut self.addresses, network.clone(), ip, read(value))?;
                 Ok(Touched::Address(network, ip))
             }
             OnNetwork::Wanted(ip) => {
@@ -190,41 +185,9 @@ impl Snapshot {
         }
     }
 
-    /// The record of endpoint `id`, with ids that share the text of those which are known already, as `id` does then: read from
-    /// records, of 100,000 endpoints each id would be there six times.
-    fn shared(&self, network: &NetworkId, id: &mut EndpointId, mut endpoint: Endpoint) -> Arc<Endpoint> {
-        if let Some((known, _)) = self.endpoints.get(network).and_then(|of| of.get_key_value(id)) {
-            id.clone_from(known);
-        } else if let Some(claims) = self.addresses.get(network) {
-            // Its claims stand before it in a listing.
-            let mut claims = endpoint.addresses().filter_map(|ip| claims.get(&ip)?.endpoint.as_ref());
-            if let Some(known) = claims.find(|known| *known == id) {
-                id.clone_from(known);
-            }
-        }
-        if endpoint.id == *id {
-            endpoint.id.clone_from(id);
-        }
-        if endpoint.network == *network {
-            endpoint.network.clone_from(network);
-        }
-        share(&self.nodes, &mut endpoint.node);
-        Arc::new(endpoint)
-    }
-
-    /// The same for a claim.
-    fn shared_claim(&self, network: &NetworkId, mut claim: AddressClaim) -> AddressClaim {
-        share(&self.nodes, &mut claim.node);
-        if let (Some(id), Some(endpoints)) = (&mut claim.endpoint, self.endpoints.get(network)) {
-            share(endpoints, id);
-        }
-        claim
-    }
-
     /// Replaces what is known of one network's members by what `of` knows, and tells what the plan looks at and is another
     /// than before: endpoints, and nodes' multicast groups.
     pub fn replace_network(&mut self, network: &NetworkId, of: &mut Self) -> Vec<Touched> {
-        share_nodes(&self.nodes, of.endpoints.get_mut(network), of.addresses.get_mut(network));
         replace(&mut self.addresses, network, of.addresses.remove(network));
         replace(&mut self.wanted, network, of.wanted.remove(network));
         let endpoints = replaced(&mut self.endpoints, network, of.endpoints.remove(network));
@@ -289,7 +252,7 @@ impl Snapshot {
         if let Some(id) = reference.parse().ok().and_then(|name: NetworkName| self.names.get(&name)) {
             return self.networks.get(id);
         }
-        let mut matches = self.networks.values().filter(|n| n.id.as_str().starts_with(reference));
+        let mut matches = self.networks.values().filter(|n| n.id.starts_with(reference));
         match (matches.next(), matches.next()) {
             (Some(network), None) if !reference.is_empty() => Some(network),
             _ => None,
@@ -329,8 +292,8 @@ impl Snapshot {
     }
 
     /// A node's name, or its short id when it has no record.
-    pub fn node_name<'a>(&'a self, id: &'a NodeId) -> &'a str {
-        self.nodes.get(id).map_or_else(|| id.short(), |n| n.name.as_str())
+    pub fn node_name(&self, id: &NodeId) -> Cow<'_, str> {
+        self.nodes.get(id).map_or_else(|| id.short().into(), |n| n.name.as_str().into())
     }
 }
 
@@ -371,30 +334,6 @@ where
 {
     let (a, b) = text.split_once('/').ok_or("its key is malformed: a part is missing")?;
     Ok((parse(a)?, parse(b)?))
-}
-
-/// Lets `id` share the text of the same one in a map.
-fn share<K: Ord + Clone, V>(known: &BTreeMap<K, V>, id: &mut K) {
-    if let Some((known, _)) = known.get_key_value(id) {
-        id.clone_from(known);
-    }
-}
-
-/// Lets the members of networks name their nodes by ids that share the text of those in `nodes`.
-fn share_nodes<'a>(
-    nodes: &BTreeMap<NodeId, Node>,
-    endpoints: impl IntoIterator<Item = &'a mut BTreeMap<EndpointId, Arc<Endpoint>>>,
-    claims: impl IntoIterator<Item = &'a mut BTreeMap<IpAddr, AddressClaim>>,
-) {
-    for endpoint in endpoints.into_iter().flat_map(BTreeMap::values_mut) {
-        // Somebody else who has it has it as it is.
-        if let Some(endpoint) = Arc::get_mut(endpoint) {
-            share(nodes, &mut endpoint.node);
-        }
-    }
-    for claim in claims.into_iter().flat_map(BTreeMap::values_mut) {
-        share(nodes, &mut claim.node);
-    }
 }
 
 /// A record's value; `None`: it was removed.

@@ -40,7 +40,7 @@ fn explain_on(snapshot: &Snapshot, network: &Network, ip: IpAddr) -> Option<Expl
     let outside = subnet.range.is_some_and(|range| !range.contains(&ip));
     Some(Explanation {
         network: network.id.clone(),
-        network_name: network.display_name().to_owned(),
+        network_name: network.display_name().into_owned(),
         address: ip,
         free: reason.is_none(),
         reason: reason.unwrap_or_else(|| {

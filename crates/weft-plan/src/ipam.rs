@@ -116,7 +116,7 @@ fn check<C>(
     taken: &BTreeMap<IpAddr, C>,
     ip: IpAddr,
 ) -> Result<(), IpamError> {
-    let name = || network.display_name().to_owned();
+    let name = || network.display_name().into_owned();
     match subnet.check_host("address", ip) {
         Ok(()) => {}
         Err(SubnetError::Outside { .. }) => {
@@ -141,7 +141,7 @@ fn choose_any<C>(
     order: Order,
 ) -> Result<IpAddr, IpamError> {
     let window = subnet.range.unwrap_or(subnet.net);
-    let full = |size| IpamError::Full { subnet: window, network: network.display_name().to_owned(), size };
+    let full = |size| IpamError::Full { subnet: window, network: network.display_name().into_owned(), size };
     let Some((first, last)) = hosts(subnet) else { return Err(full(0)) };
     let (low, high) = (number(first), number(last));
     let address = |offset: u128| match order {

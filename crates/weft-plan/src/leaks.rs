@@ -75,7 +75,7 @@ fn leak(snapshot: &Snapshot, node: &NodeId, key: String, what: String) -> Option
         key,
         what,
         node: node.clone(),
-        node_name: snapshot.node_name(node).to_owned(),
+        node_name: snapshot.node_name(node).into_owned(),
         since: None,
         reason: reason.to_owned(),
         safe,
@@ -92,7 +92,7 @@ fn claims(snapshot: &Snapshot) -> Vec<Leak> {
         let since = Some(claim.since);
         if let Some(reason) = unused(snapshot, network, *ip, claim) {
             let unless = claim.endpoint.as_ref().map(|id| schema::endpoint_key(network, id));
-            let node_name = snapshot.node_name(&claim.node).to_owned();
+            let node_name = snapshot.node_name(&claim.node).into_owned();
             // An endpoint that is there with another address does not need this one.
             let unless = unless.filter(|_| !has_endpoint(snapshot, network, claim));
             return Some(Leak {
@@ -199,7 +199,7 @@ fn groups(snapshot: &Snapshot) -> Vec<Leak> {
                 key: schema::groups_key(network, node),
                 what,
                 node: node.clone(),
-                node_name: snapshot.node_name(node).to_owned(),
+                node_name: snapshot.node_name(node).into_owned(),
                 since: None,
                 reason: "its network has gone".to_owned(),
                 safe: true,
@@ -218,5 +218,5 @@ fn nodes(snapshot: &Snapshot) -> Vec<Leak> {
 }
 
 fn network_name(snapshot: &Snapshot, id: &NetworkId) -> String {
-    snapshot.networks.get(id).map_or_else(|| id.short().to_owned(), |n| n.display_name().to_owned())
+    snapshot.networks.get(id).map_or_else(|| id.short(), |n| n.display_name().into_owned())
 }

@@ -58,8 +58,8 @@ fn free_number(net: Ipv4Net, taken: &BTreeSet<Ipv4Net>) -> Option<u32> {
 
 /// In the unique local /64 (RFC 4193) of this node, made of its id: the same for ever.
 fn ipv6(node: &NodeId, number: u32) -> Ipv6Net {
-    let digits = node.as_str().get(..10).unwrap_or_default();
-    let global_id = u128::from(u64::from_str_radix(digits, 16).unwrap_or_default());
+    let digits = node.first(10);
+    let global_id = u128::from(u64::from_str_radix(&digits, 16).unwrap_or_default());
     let address = Ipv6Addr::from_bits(0xfd << 120 | global_id << 80 | u128::from(number));
     Ipv6Net::new_assert(address, 64)
 }

@@ -353,15 +353,15 @@ pub const GATEWAY_PORTS: &str = "weftg";
 
 /// The name of the host-side end of a sandbox's way out: `weftg` and ten digits of the id that it is named after.
 pub fn gateway_port_name(outside: &EndpointId) -> String {
-    format!("{GATEWAY_PORTS}{}", &outside.as_str()[..10])
+    format!("{GATEWAY_PORTS}{}", outside.first(10))
 }
 
 /// The name of the host-side end of an endpoint's veth pair: `weft-` and ten digits of its id.
 pub fn port_name(endpoint: &EndpointId) -> String {
-    format!("weft-{}", &endpoint.as_str()[..10])
+    format!("weft-{}", endpoint.first(10))
 }
 
 /// The name of the other end until it is moved into its sandbox: `weftc` and ten digits of the endpoint's id.
 pub fn far_end_name(endpoint: &EndpointId) -> String {
-    format!("weftc{}", &endpoint.as_str()[..10])
+    format!("weftc{}", endpoint.first(10))
 }

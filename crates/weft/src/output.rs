@@ -33,8 +33,8 @@ pub fn networks(networks: &[NetworkView]) -> String {
     let rows = networks.iter().map(|view| {
         let network = &view.network;
         [
-            network.id.short().to_owned(),
-            network.display_name().to_owned(),
+            network.id.short(),
+            network.display_name().into_owned(),
             network.vni.to_string(),
             list(network.subnets.iter().map(|s| s.net)),
             or_dash(view.effective_mtu.or(network.mtu)),
@@ -48,7 +48,7 @@ pub fn networks(networks: &[NetworkView]) -> String {
 pub fn endpoints(endpoints: &[EndpointView]) -> String {
     let rows = endpoints.iter().map(|view| {
         [
-            view.id.short().to_owned(),
+            view.id.short(),
             view.network_name.clone(),
             or_dash(view.container.as_ref().map(|c| &c.name)),
             list(&view.addresses),
@@ -137,7 +137,7 @@ pub fn endpoint_traffic(endpoints: &[Counted<EndpointView>]) -> String {
         let [tx_packets, tx_bytes, rx_packets, rx_bytes] = numbers(traffic);
         let container = or_dash(of.container.as_ref().map(|c| &c.name));
         let (network, addresses) = (of.network_name.clone(), list(&of.addresses));
-        [of.id.short().to_owned(), network, container, addresses, tx_packets, tx_bytes, rx_packets, rx_bytes]
+        [of.id.short(), network, container, addresses, tx_packets, tx_bytes, rx_packets, rx_bytes]
     });
     let head = [
         "ENDPOINT ID",
@@ -157,7 +157,7 @@ pub fn node_traffic(nodes: &[Counted<NodeView>]) -> String {
     let rows = nodes.iter().map(|Counted { of, traffic }| {
         let [tx_packets, tx_bytes, rx_packets, rx_bytes] = numbers(traffic);
         let (name, vteps) = (of.name.clone(), list(&of.vteps));
-        [of.id.short().to_owned(), name, vteps, tx_packets, tx_bytes, rx_packets, rx_bytes]
+        [of.id.short(), name, vteps, tx_packets, tx_bytes, rx_packets, rx_bytes]
     });
     table(["NODE ID", "NAME", "VTEP", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"], rows)
 }
@@ -194,7 +194,7 @@ pub fn network(view: &NetworkView) -> String {
         facts.add("option", format!("{key}={value}"));
     }
     for view in &view.endpoints {
-        let name = view.container.as_ref().map_or(view.id.short(), |c| &c.name);
+        let name = view.container.as_ref().map_or_else(|| view.id.short(), |c| c.name.clone());
         facts.add("endpoint", format!("{name} {} on {}", list(&view.addresses), view.node_name));
     }
     facts.text()

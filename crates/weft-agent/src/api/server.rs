@@ -145,7 +145,7 @@ async fn show_endpoint(
 ) -> Result<Json<EndpointView>, AgentError> {
     let missing = || AgentError::NoSuchEndpoint(reference.clone());
     let mut matches = agent.endpoints().await.into_iter().filter(|e| {
-        e.container.as_ref().is_some_and(|c| c.name == reference) || e.id.as_str().starts_with(&reference)
+        e.container.as_ref().is_some_and(|c| c.name == reference) || e.id.starts_with(&reference)
     });
     match (matches.next(), matches.next()) {
         (Some(endpoint), None) if !reference.is_empty() => Ok(Json(endpoint)),

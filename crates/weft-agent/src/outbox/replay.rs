@@ -131,8 +131,7 @@ fn with_step(txn: Txn, node: &NodeId, step: &Step, now: Option<&Record>) -> Resu
         None => txn.absent(key),
         Some(record) if owner(record).as_ref() == Some(node) => txn.unchanged(key, record.modified),
         Some(record) => {
-            let holder =
-                owner(record).map_or_else(|| "nobody knows whom".to_owned(), |n| n.short().to_owned());
+            let holder = owner(record).map_or_else(|| "nobody knows whom".to_owned(), |n| n.short());
             return Err(format!("{key} is of node {holder} by now"));
         }
     };

@@ -318,7 +318,7 @@ mod tests {
                         done -= usize::from(taken);
                     }
                     Action::Create { network } => {
-                        let name = self.networks[&network].display_name().to_owned();
+                        let name = self.networks[&network].display_name().into_owned();
                         assert!(self.engine.iter().all(|n| n.name != name), "{name} would be there twice");
                         let id = format!("copy-{network}");
                         self.engine.push(on_engine(&id, &name, DRIVER, Some(&network)));
@@ -342,7 +342,8 @@ mod tests {
                 let mut world =
                     World { networks: BTreeMap::new(), bindings: BTreeMap::new(), engine: Vec::new() };
                 for (id, name) in networks {
-                    let taken = world.networks.values().any(|n| Some(n.display_name()) == name);
+                    let taken =
+                        world.networks.values().any(|n| name.is_some_and(|name| n.display_name() == name));
                     let (id, network) = super::tests::network(&format!("a{id}"), name.filter(|_| !taken));
                     world.networks.insert(id, network);
                 }

@@ -83,7 +83,7 @@ async fn a_container_comes_and_goes() {
     let mut join = ids();
     join["SandboxKey"] = "/var/run/docker/netns/1a2b3c4d5e6f".into();
     let joined = ok(&served, "NetworkDriver.Join", join).await;
-    let name = format!("weftc{}", &endpoint.as_str()[..10]);
+    let name = format!("weftc{}", endpoint.first(10));
     assert_eq!(joined, json!({"InterfaceName": {"SrcName": name, "DstPrefix": "eth"}}));
     let sandbox = cluster.read(|s| s.endpoints[&made.id][&endpoint].sandbox.clone()).unwrap();
     assert!(sandbox.configured_by_engine && sandbox.path.ends_with("1a2b3c4d5e6f"));
@@ -297,7 +297,7 @@ async fn networks_of_the_cluster_appear_on_an_engine_that_comes_late_and_go_agai
     hall.dockerd_has(&["blue"]).await;
     assert_eq!(hall.status(|s| s.connected).await.version.as_deref(), Some("20.10.24"));
     let copy = hall.dockerd.find("blue").unwrap();
-    assert_eq!(copy["Options"]["weft.network"], blue.id.as_str());
+    assert_eq!(copy["Options"]["weft.network"], blue.id.to_string());
     assert_eq!(copy["IPAM"]["Config"][0]["Gateway"], "10.9.0.1");
 
     hall.cluster.add_network("red", "10.10.0.0/24");
@@ -350,7 +350,7 @@ async fn a_name_clash_is_reported_and_ends_when_the_other_network_goes() {
 
     hall.dockerd.remove(&other).await;
     hall.status(|s| s.problems.is_empty()).await;
-    assert_eq!(hall.dockerd.find("blue").unwrap()["Options"]["weft.network"], blue.id.as_str());
+    assert_eq!(hall.dockerd.find("blue").unwrap()["Options"]["weft.network"], blue.id.to_string());
 }
 
 #[tokio::test]
@@ -374,7 +374,7 @@ async fn a_network_made_on_two_hosts_at_once_becomes_one_network() {
     let blue = hall.cluster.add_network("blue", "10.9.0.0/24");
     hall.start_dockerd();
     let is_copy =
-        || hall.dockerd.find("blue").is_some_and(|n| n["Options"]["weft.network"] == blue.id.as_str());
+        || hall.dockerd.find("blue").is_some_and(|n| n["Options"]["weft.network"] == blue.id.to_string());
     wait(is_copy, || format!("dockerd has {:?}", hall.dockerd.find("blue"))).await;
     assert_eq!(hall.cluster.read(|s| s.networks.len()), 1);
     hall.status(|s| s.connected && s.problems.is_empty()).await;
@@ -444,7 +444,7 @@ async fn the_cluster_learns_whose_an_endpoint_is() {
     let interface = json!({"Address": "10.8.0.2/24"});
     let body = json!({"NetworkID": network, "EndpointID": id, "Interface": interface});
     ok(&hall.served, "NetworkDriver.CreateEndpoint", body).await;
-    hall.dockerd.connect(&network, "c0ffee", "web", id.as_str());
+    hall.dockerd.connect(&network, "c0ffee", "web", &id.to_string());
     let expected = Some(Container { aliases: vec!["www".to_owned()], ..Container::new("c0ffee", "web") });
     let container = || hall.cluster.read(|s| s.all_endpoints().next().and_then(|e| e.container.clone()));
     wait(|| container() == expected, || format!("its container is {:?}", container())).await;

@@ -59,7 +59,7 @@ impl<C: Cluster> Plugin<C> {
         let other = subnets.iter().find(|net| !network.subnets.iter().any(|s| s.net == **net));
         if let Some(net) = other {
             return Err(CallError::OtherSubnet {
-                network: network.display_name().to_owned(),
+                network: network.display_name().into_owned(),
                 subnet: net.to_string(),
             });
         }
@@ -81,7 +81,7 @@ impl<C: Cluster> Plugin<C> {
                     "network {:?} was not removed, and its copy on this Docker engine is made again: {error}",
                     network.display_name()
                 );
-                tracing::warn!(network = network.display_name(), "{why}");
+                tracing::warn!(network = &*network.display_name(), "{why}");
                 self.calls().refused(network.id, why);
                 Err(error.into())
             }
@@ -93,7 +93,7 @@ impl<C: Cluster> Plugin<C> {
     async fn remove_with_forgotten(&self, network: &Network) -> Result<(), AgentError> {
         for forgotten in self.own_endpoints(&network.id, |_| true) {
             tracing::info!(
-                network = network.display_name(),
+                network = &*network.display_name(),
                 endpoint = forgotten.short(),
                 "removing an endpoint that Docker has forgotten: it removes the network"
             );
@@ -153,7 +153,7 @@ impl<C: Cluster> Plugin<C> {
         let superseded = self.own_endpoints(&network.id, same);
         for old in superseded {
             tracing::info!(
-                network = network.display_name(),
+                network = &*network.display_name(),
                 endpoint = old.short(),
                 "removing an endpoint that Docker has forgotten: its address is given to another"
             );

@@ -123,7 +123,7 @@ impl Engine {
             return Err(ApiError::Refused(made.warning));
         }
         if !made.warning.is_empty() {
-            tracing::warn!(network = network.display_name(), warning = made.warning, "Docker warns");
+            tracing::warn!(network = &*network.display_name(), warning = made.warning, "Docker warns");
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ fn copy_of(network: &Network, driver: &str) -> NetworkCreateRequest {
     }
     let has = |ipv6: bool| network.subnets.iter().any(|s| s.net.addr().is_ipv6() == ipv6);
     NetworkCreateRequest {
-        name: network.display_name().to_owned(),
+        name: network.display_name().into_owned(),
         driver: Some(driver.to_owned()),
         internal: Some(network.internal),
         // Engines before 28 do not know this field and always want IPv4.
@@ -254,16 +254,16 @@ mod tests {
         let request = serde_json::to_value(copy_of(&network, "weft")).unwrap();
         assert_eq!(request["Name"], "blue");
         assert_eq!((&request["Driver"], &request["IPAM"]["Driver"]), (&"weft".into(), &"weft".into()));
-        assert_eq!(request["Options"][COPY_OF], network.id.as_str());
+        assert_eq!(request["Options"][COPY_OF], network.id.to_string());
         assert_eq!(request["Options"][MTU], "1400");
         assert_eq!(request["Options"]["weft.vni"], "4096");
-        assert_eq!(request["IPAM"]["Options"][COPY_OF], network.id.as_str());
+        assert_eq!(request["IPAM"]["Options"][COPY_OF], network.id.to_string());
         assert_eq!(request["EnableIPv6"], true);
         assert!(request.get("EnableIPv4").is_none());
 
         // What Docker lists of it has the same fields.
         let listed = listed(serde_json::from_value(request).unwrap());
-        assert_eq!(listed.options[COPY_OF], network.id.as_str());
+        assert_eq!(listed.options[COPY_OF], network.id.to_string());
         assert_eq!(listed.details, NetworkDetails { labels: network.labels, subnets: network.subnets });
     }
 }

@@ -168,7 +168,7 @@ impl Cluster for FakeCluster {
         self.change(|s| {
             let count = s.endpoints.get(network).map_or(0, BTreeMap::len);
             if count > 0 {
-                let (network, list) = (network.short().to_owned(), "web (10.9.0.2) on node h2".to_owned());
+                let (network, list) = (network.short(), "web (10.9.0.2) on node h2".to_owned());
                 return Err(AgentError::NetworkInUse { network, count, list });
             }
             s.networks.remove(network);
@@ -230,7 +230,7 @@ impl Cluster for FakeCluster {
             record.map(|e| Arc::make_mut(e).sandbox = Some(sandbox))
         })
         .ok_or_else(|| AgentError::NoSuchEndpoint(endpoint.to_string()))?;
-        Ok(format!("weftc{}", &endpoint.as_str()[..10]))
+        Ok(format!("weftc{}", endpoint.first(10)))
     }
     async fn leave_endpoint(&self, network: &NetworkId, endpoint: &EndpointId) -> Result<(), AgentError> {
         self.change(|s| {

@@ -140,7 +140,7 @@ impl Cluster for Agreeing {
         agreed(())
     }
     fn remove_network(&self, network: &NetworkId) -> impl Answer<()> {
-        let (network, list) = (network.short().to_owned(), "web on node h2".to_owned());
+        let (network, list) = (network.short(), "web on node h2".to_owned());
         ready(Err(AgentError::NetworkInUse { network, count: 1, list }))
     }
     fn create_endpoint(&self, spec: EndpointSpec) -> impl Answer<Endpoint> {

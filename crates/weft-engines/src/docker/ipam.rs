@@ -47,7 +47,7 @@ impl<C: Cluster> Plugin<C> {
         let network = self.cluster.read(|s| s.networks.get(&network_id).cloned()).ok_or_else(missing)?;
         let fits = |net: IpNet| asked.map_or(net.addr().is_ipv6() == v6, |asked| asked == net);
         let subnet = network.subnets.iter().find(|s| fits(s.net)).ok_or_else(|| {
-            let network = network.display_name().to_owned();
+            let network = network.display_name().into_owned();
             match asked {
                 Some(net) => CallError::OtherSubnet { network, subnet: net.to_string() },
                 None => CallError::NoSubnet { network, family: if v6 { "IPv6" } else { "IPv4" } },

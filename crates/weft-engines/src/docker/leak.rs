@@ -43,7 +43,7 @@ pub(super) struct Known {
 pub(super) fn suspects(snapshot: &Snapshot, node: &NodeId, known: &Known) -> BTreeSet<Leak> {
     let mut suspects = BTreeSet::new();
     let ours = snapshot.all_endpoints().filter(|e| e.node == *node && e.engine == ENGINE);
-    for endpoint in ours.filter(|e| !known.endpoints.contains(e.id.as_str())) {
+    for endpoint in ours.filter(|e| !known.endpoints.contains(&e.id.to_string())) {
         suspects.insert(Leak::Endpoint(endpoint.network.clone(), endpoint.id.clone()));
     }
     for (network, claims) in &snapshot.addresses {

@@ -272,7 +272,7 @@ impl<C: Cluster> Mirror<C> {
         drop(copying);
         match outcome {
             Ok(()) => {
-                tracing::info!(network = network.display_name(), "Docker has a copy of the network");
+                tracing::info!(network = &*network.display_name(), "Docker has a copy of the network");
                 Ok(Ok(()))
             }
             // Removed everywhere in the meantime: there is nothing to copy any more.

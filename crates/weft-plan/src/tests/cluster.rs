@@ -134,6 +134,7 @@ pub fn seen(state: &HostState) -> HostState {
 
 /// A change of one record.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // There are few of them.
 pub enum Step {
     Node(usize, Option<Node>),
     Alive(usize, bool),

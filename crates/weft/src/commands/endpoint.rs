@@ -17,10 +17,10 @@ pub async fn run(command: EndpointCommand, client: &Client) -> Result<ExitCode, 
             if stats {
                 let traffic = statistics(client).await?.endpoints;
                 let counted = counted(endpoints, |view| traffic.get(&view.id).copied());
-                print_list(&counted, list, output::endpoint_traffic, |counted| counted.of.id.as_str())?;
+                print_list(&counted, list, output::endpoint_traffic, |counted| &counted.of.id)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            print_list(&endpoints, list, output::endpoints, |view| view.id.as_str())?;
+            print_list(&endpoints, list, output::endpoints, |view| &view.id)?;
             Ok(ExitCode::SUCCESS)
         }
         EndpointCommand::Inspect(flags) => {

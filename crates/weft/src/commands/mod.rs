@@ -109,14 +109,14 @@ fn counted<T>(views: Vec<T>, traffic: impl Fn(&T) -> Option<Traffic>) -> Vec<Cou
 }
 
 /// Prints a list as asked for.
-fn print_list<T: Serialize>(
+fn print_list<T: Serialize, I: std::fmt::Display>(
     items: &[T],
     flags: ListFlags,
     table: impl Fn(&[T]) -> String,
-    id: impl Fn(&T) -> &str,
+    id: impl Fn(&T) -> &I,
 ) -> Result<(), Failure> {
     output::print(&match flags {
-        ListFlags { quiet: true, .. } => items.iter().flat_map(|item| [id(item), "\n"]).collect(),
+        ListFlags { quiet: true, .. } => items.iter().map(|item| id(item).to_string() + "\n").collect(),
         ListFlags { format: Format::Table, .. } => table(items),
         ListFlags { format: Format::Json, .. } => output::json(&items)?,
     })

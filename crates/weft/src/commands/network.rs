@@ -21,7 +21,7 @@ const DIRECT_OPTION: &str = "weft.direct";
 pub async fn run(command: NetworkCommand, client: &Client) -> Result<ExitCode, Failure> {
     match command {
         NetworkCommand::Ls(flags) => {
-            print_list(&client.networks().await?, flags, output::networks, |view| view.network.id.as_str())?;
+            print_list(&client.networks().await?, flags, output::networks, |view| &view.network.id)?;
         }
         NetworkCommand::Create(flags) => {
             let made = client.create_network(&spec(*flags)?).await?;

@@ -11,7 +11,7 @@ pub async fn run(command: NodeCommand, client: &Client) -> Result<(), Failure> {
     if stats {
         let traffic = statistics(client).await?.nodes;
         let counted = counted(nodes, |view| traffic.get(&view.id).copied());
-        return print_list(&counted, list, output::node_traffic, |counted| counted.of.id.as_str());
+        return print_list(&counted, list, output::node_traffic, |counted| &counted.of.id);
     }
-    print_list(&nodes, list, output::nodes, |view| view.id.as_str())
+    print_list(&nodes, list, output::nodes, |view| &view.id)
 }
