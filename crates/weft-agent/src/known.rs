@@ -5,7 +5,8 @@ use std::{
     net::IpAddr,
 };
 use weft_model::{
-    BadRecord, Change, Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched, schema::OnNetwork,
+    BadRecord, Change, ClaimKind, Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched,
+    schema::OnNetwork,
 };
 use weft_plan::names::Names;
 
@@ -16,7 +17,7 @@ pub(crate) struct Known {
     snapshot: Snapshot,
     names: Names,
     own: BTreeSet<(NetworkId, EndpointId)>,
-    claimed: BTreeMap<NetworkId, BTreeSet<IpAddr>>,
+    claimed: BTreeMap<NetworkId, BTreeMap<IpAddr, ClaimKind>>,
     /// How often an endpoint of this node's has changed.
     own_changes: u64,
 }
@@ -36,7 +37,8 @@ impl Known {
     /// Notes anew which claims on a network are this node's.
     fn count_claims(&mut self, network: &NetworkId) {
         let all = self.snapshot.addresses.get(network).into_iter().flatten();
-        let ours: BTreeSet<_> = all.filter(|(_, claim)| claim.node == self.this).map(|(ip, _)| *ip).collect();
+        let ours: BTreeMap<_, _> =
+            all.filter(|(_, claim)| claim.node == self.this).map(|(ip, claim)| (*ip, claim.kind)).collect();
         self.claimed.remove(network);
         if !ours.is_empty() {
             self.claimed.insert(network.clone(), ours);
@@ -68,8 +70,8 @@ impl Known {
         self.own.iter().map(|(network, _)| network).collect()
     }
 
-    /// The addresses on a network that this node has claims of, if it has any.
-    pub(crate) fn claimed(&self, network: &NetworkId) -> Option<&BTreeSet<IpAddr>> {
+    /// The addresses on a network that this node has claims of, and what for, if it has any.
+    pub(crate) fn claimed(&self, network: &NetworkId) -> Option<&BTreeMap<IpAddr, ClaimKind>> {
         self.claimed.get(network)
     }
 
@@ -111,8 +113,8 @@ impl Known {
     fn apply_claim(&mut self, network: NetworkId, ip: IpAddr, change: &Change) -> Result<Touched, BadRecord> {
         let outcome = self.snapshot.apply(change);
         let now = self.snapshot.addresses.get(&network).and_then(|claims| claims.get(&ip));
-        if now.is_some_and(|claim| claim.node == self.this) {
-            self.claimed.entry(network).or_default().insert(ip);
+        if let Some(claim) = now.filter(|claim| claim.node == self.this) {
+            self.claimed.entry(network).or_default().insert(ip, claim.kind);
         } else if let Some(ours) = self.claimed.get_mut(&network) {
             ours.remove(&ip);
             if ours.is_empty() {
@@ -159,7 +161,7 @@ fn key(endpoint: &Endpoint) -> (NetworkId, EndpointId) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_model::{AddressClaim, ClaimKind, Container, MacAddr, encode, schema};
+    use weft_model::{AddressClaim, Container, MacAddr, encode, schema};
 
     fn endpoint(network: &NetworkId, id: &EndpointId, node: &NodeId, name: &str) -> Endpoint {
         Endpoint {
@@ -229,19 +231,20 @@ mod tests {
                 AddressClaim { kind: ClaimKind::Reserved, node: node.clone(), endpoint: None, since: 0 };
             (schema::address_key(&blue, ip(last)), encode(&claim))
         };
-        let ours = |known: &Known| known.claimed(&blue).cloned().unwrap_or_default();
+        let ours =
+            |known: &Known| known.claimed(&blue).cloned().unwrap_or_default().into_keys().collect::<Vec<_>>();
         let steps = [(2, Some(&this)), (3, Some(&other)), (4, Some(&this)), (2, None), (4, Some(&other))];
         let expected: [&[u8]; 5] = [&[2], &[2], &[2, 4], &[4], &[]];
         for ((last, node), expected) in steps.into_iter().zip(expected) {
             let value = node.map(|node| record(last, node).1);
             known.apply(&Change { key: schema::address_key(&blue, ip(last)), value }).unwrap();
-            assert_eq!(ours(&known), expected.iter().map(|last| ip(*last)).collect());
+            assert_eq!(ours(&known), expected.iter().map(|last| ip(*last)).collect::<Vec<_>>());
             assert_agrees(&known);
         }
         let records = [record(7, &this), record(8, &other)];
         let mut listing = Snapshot::from_records(weft_model::Revision::ZERO, records).0;
         known.replace_network(&blue, &mut listing);
-        assert_eq!(ours(&known), BTreeSet::from([ip(7)]));
+        assert_eq!(ours(&known), [ip(7)]);
         assert!(!known.replace_cluster(Snapshot::default()), "members of networks stay");
         assert_agrees(&known);
         known.replace_network(&blue, &mut Snapshot::default());

@@ -98,7 +98,7 @@ impl Agent {
             let s = known.snapshot();
             last_used.extend(known.own_networks().into_iter().map(|network| (network.clone(), now)));
             last_used.retain(|id, used| s.networks.contains_key(id) && now - *used < KEPT);
-            let (no_claims, no_addresses, nobody) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+            let (no_claims, none_of_ours, nobody) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
             let (mut changes, mut needed) = (Vec::new(), BTreeSet::new());
             for id in &followed {
                 let own = known.claimed(id);
@@ -114,7 +114,7 @@ impl Agent {
                 let reserving = Reserving {
                     network,
                     claims: s.addresses.get(id).unwrap_or(&no_claims),
-                    own: own.unwrap_or(&no_addresses),
+                    own: own.unwrap_or(&none_of_ours),
                     wanted: s.wanted.get(id).unwrap_or(&nobody),
                     node: &self.0.node,
                     nodes: s.nodes.len(),
@@ -251,7 +251,7 @@ impl Agent {
         let found = self.0.view.look_up(|known| {
             let subnet = network.subnets.iter().find(|s| s.net == subnet)?;
             let claims = known.snapshot().addresses.get(&network.id)?;
-            let held = reserved(claims, known.claimed(&network.id)?, subnet);
+            let held = reserved(known.claimed(&network.id)?, subnet);
             // Whoever is asking the store for one may have it by now; and so may whoever an earlier daemon gave one to.
             let is_gone = |ip: &IpAddr| {
                 let key = schema::address_key(&network.id, *ip);

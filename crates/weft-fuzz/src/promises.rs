@@ -113,7 +113,8 @@ fn addresses(snapshot: &Snapshot, network: &Network, subnet: &Subnet) {
         }
     }
     let Some(node) = snapshot.nodes.keys().next() else { return };
-    let own = claims.iter().filter(|(_, claim)| claim.node == *node).map(|(ip, _)| *ip).collect();
+    let own =
+        claims.iter().filter(|(_, claim)| claim.node == *node).map(|(ip, claim)| (*ip, claim.kind)).collect();
     for in_use in [true, false] {
         let nodes = snapshot.nodes.len();
         let change = Reserving { network, claims, own: &own, wanted, node, nodes, in_use }.change(subnet);

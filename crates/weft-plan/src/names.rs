@@ -5,7 +5,7 @@
 //! from, so that a name never means an endpoint which frames do not reach.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 use weft_model::{Endpoint, EndpointId, Network, NetworkId, Snapshot};
@@ -15,7 +15,7 @@ const SHORT_ID: usize = 12;
 
 /// Who has which name, network by network. Names are kept in small letters (RFC 4343: case does not count).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Names(BTreeMap<NetworkId, BTreeMap<Box<str>, Holders>>);
+pub struct Names(BTreeMap<NetworkId, HashMap<Box<str>, Holders>>);
 
 /// Who has one name, in the order of ids: one, almost always, for whom a tree would be six times as large.
 type Holders = Vec<EndpointId>;

@@ -28,8 +28,8 @@ pub struct Reserving<'a> {
     pub network: &'a Network,
     /// All claims there.
     pub claims: &'a BTreeMap<IpAddr, AddressClaim>,
-    /// The addresses of those that are `node`'s.
-    pub own: &'a BTreeSet<IpAddr>,
+    /// What those are for that are `node`'s.
+    pub own: &'a BTreeMap<IpAddr, ClaimKind>,
     /// Addresses that somebody asks for, which are not held ahead.
     pub wanted: &'a BTreeMap<IpAddr, NodeId>,
     /// The host.
@@ -49,7 +49,7 @@ impl Reserving<'_> {
     /// The cost is that of the host's own claims; where the subnet fills up, or something is to be claimed, that of all.
     pub fn change(&self, subnet: &Subnet) -> ReserveChange {
         let Self { network, claims, wanted, .. } = *self;
-        let held: BTreeSet<IpAddr> = reserved(claims, self.own, subnet).collect();
+        let held: BTreeSet<IpAddr> = reserved(self.own, subnet).collect();
         let count = if self.in_use { self.share(subnet) } else { 0 };
         let engine_chooses = network.address_driver == AddressDriver::Engine(self.node.clone());
         let order = if engine_chooses { Order::LowestFirst } else { Order::HighestFirst };
@@ -88,15 +88,13 @@ impl Reserving<'_> {
     }
 }
 
-/// The addresses in `subnet` that are held ahead, of those in `own`, the lowest first. `own`: the addresses of a node's claims
-/// among `claims`.
+/// The addresses in `subnet` that are held ahead, the lowest first, of those that a node has claims of.
 pub fn reserved<'a>(
-    claims: &'a BTreeMap<IpAddr, AddressClaim>,
-    own: &'a BTreeSet<IpAddr>,
+    own: &'a BTreeMap<IpAddr, ClaimKind>,
     subnet: &'a Subnet,
 ) -> impl Iterator<Item = IpAddr> + 'a {
-    let is_ahead = |ip: &IpAddr| claims.get(ip).is_some_and(|claim| claim.kind == ClaimKind::Reserved);
-    own.iter().copied().filter(move |ip| subnet.net.contains(ip) && is_ahead(ip))
+    let ahead = own.iter().filter(|(_, kind)| **kind == ClaimKind::Reserved);
+    ahead.map(|(ip, _)| *ip).filter(|ip| subnet.net.contains(ip))
 }
 
 #[cfg(test)]
@@ -131,7 +129,7 @@ mod tests {
         nodes: usize,
         in_use: bool,
     ) -> ReserveChange {
-        let own = claims.iter().filter(|(_, c)| c.node == *node).map(|(ip, _)| *ip).collect();
+        let own = claims.iter().filter(|(_, c)| c.node == *node).map(|(ip, c)| (*ip, c.kind)).collect();
         let of = Reserving { network, claims, own: &own, wanted, node, nodes, in_use };
         of.change(&network.subnets[0])
     }
