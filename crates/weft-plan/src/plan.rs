@@ -23,7 +23,7 @@ use crate::{
 use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
 };
 use weft_model::{
     Endpoint, EndpointId, MacAddr, Mtu, MulticastRate, Network, Node, NodeId, Snapshot, UnixSeconds, Vni,
@@ -121,12 +121,19 @@ pub(crate) struct Peer {
     pub mac: Option<MacAddr>,
 }
 
+/// Whether frames can be sent to a VTEP of this address. A record is whatever somebody has written, and the unspecified address
+/// stands for nobody (see [`Key::Group`]).
+fn may_be_a_hosts(vtep: IpAddr) -> bool {
+    !vtep.is_unspecified() && !vtep.is_multicast() && vtep != IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
 /// What the host `this` knows of `there`, if it can reach it.
 pub(crate) fn peer(this: &Node, there: &Node, nodes: &Nodes) -> Option<Peer> {
     let ours = *this.vteps.first()?;
     // A node at our own address would have us send frames to ourselves; one that has lost its address would lose them.
-    let vtep =
-        there.vtep_like(ours).filter(|vtep| *vtep != ours && nodes.holder(*vtep) == Some(&there.id))?;
+    let vtep = there
+        .vtep_like(ours)
+        .filter(|vtep| *vtep != ours && nodes.holder(*vtep) == Some(&there.id) && may_be_a_hosts(*vtep))?;
     let (takes, sends) = (takes(this, vtep), direct_between(this, there).is_ok());
     let mac = there.direct.as_ref().filter(|_| takes).map(|link| link.mac);
     Some(Peer { vtep, takes, sends, mac })

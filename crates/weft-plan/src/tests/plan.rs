@@ -91,13 +91,20 @@ fn without_a_record_of_this_node_nothing_is_planned() {
 }
 
 #[test]
-fn an_endpoint_whose_node_has_no_record_or_no_vtep_of_our_family_is_left_out() {
+fn an_endpoint_whose_node_has_no_record_or_no_usable_vtep_is_left_out() {
     let [here, there] = two_nodes();
     let records = [endpoint(2, 1, 0), endpoint(3, 1, 1)];
     let alone = entries(&snapshot(std::slice::from_ref(&here), &[network(1, 4096)], &records));
     assert_eq!(alone, ["port weft-0000000002 (VNI 4096)", "fdb 02:42:0a:09:00:02 (VNI 4096)"]);
-    let only_v6 = Node { vteps: vec![ip("2001:db8::2")], ..there };
-    assert_eq!(entries(&snapshot(&[here, only_v6], &[network(1, 4096)], &records)), alone);
+    // Another family, or no host's address.
+    for vtep in ["2001:db8::2", "0.0.0.0", "255.255.255.255", "239.1.1.1"] {
+        let there = Node { vteps: vec![ip(vtep)], ..there.clone() };
+        assert_eq!(
+            entries(&snapshot(&[here.clone(), there], &[network(1, 4096)], &records)),
+            alone,
+            "{vtep}"
+        );
+    }
 }
 
 #[test]
