@@ -46,7 +46,8 @@ impl Reserving<'_> {
     /// Where an engine with an IPAM of its own chooses the addresses, the reserve is what it will choose next: the lowest. Else
     /// it is out of the way, at the other end from which addresses are handed out.
     ///
-    /// The cost is that of the host's own claims; where the subnet fills up, or something is to be claimed, that of all.
+    /// The cost is that of the host's own claims; that of all where an engine chooses, the subnet fills up, or something is to be
+    /// claimed.
     pub fn change(&self, subnet: &Subnet) -> ReserveChange {
         let Self { network, claims, wanted, .. } = *self;
         let held: BTreeSet<IpAddr> = reserved(self.own, subnet).collect();
