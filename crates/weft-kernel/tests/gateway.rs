@@ -114,7 +114,8 @@ fn call(from: &Netns, target: &str, to: &Netns, listen: &str) -> Option<IpAddr> 
         to.namespace.run(|| TcpListener::bind(listen.parse::<SocketAddr>().unwrap())).unwrap().unwrap();
     listener.set_nonblocking(true).unwrap();
     let target: SocketAddr = target.parse().unwrap();
-    let connect = || TcpStream::connect_timeout(&target, Duration::from_millis(700));
+    // On a machine that is full of work a first packet may be lost: TCP sends another after a second.
+    let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(3));
     let mut client = from.namespace.run(connect).unwrap().ok()?;
     let (mut server, peer) = wait_for("the connection is accepted", || listener.accept().ok());
     server.write_all(b"hello").unwrap();

@@ -232,7 +232,9 @@ fn transport(status: &tonic::Status, known: bool, options: &StoreOptions) -> Str
     if known {
         return text;
     }
-    let advice = if options.uses_tls() && text.contains("handshake eof") {
+    // What of our first word it has not read when it hangs up makes a reset of the end.
+    let hung_up = ["handshake eof", "Connection reset"].iter().any(|how| text.contains(how));
+    let advice = if options.uses_tls() && hung_up {
         " (if it speaks no TLS, leave kv.cacertfile, kv.certfile and kv.keyfile out)"
     } else if !options.uses_tls() && !never_sent(status) {
         " (if it speaks TLS, give kv.cacertfile)"
