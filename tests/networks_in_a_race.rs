@@ -123,17 +123,27 @@ fn a_network_removed_while_a_container_starts_on_it_elsewhere_stays_or_goes_whol
     let netns = container.namespace.path().display().to_string();
     let (h1, h2) = (lab.daemon("h1").unwrap(), lab.daemon("h2").unwrap());
     let before = records(lab.etcd.as_ref().unwrap());
+    let on = |name: &str| json!({ "network": name, "netns": netns });
+    let made = |name: &str| {
+        assert!(ask(h1, "POST", "/v1/networks", &spec(name)).0 < 300);
+        eventually("the network on the other host", WITHIN, || {
+            seen(id_on(h2, name).is_some(), "it does not know it")
+        });
+    };
+    made("alone");
+    let begun = Instant::now();
+    assert!(ask(h2, "POST", "/v1/attach", &on("alone")).0 < 300);
+    let takes = begun.elapsed();
+    assert!(ask(h2, "POST", "/v1/detach", &on("alone")).0 < 300);
+    assert!(ask(h1, "DELETE", "/v1/networks/alone", &Value::Null).0 < 300);
     let rounds = short_or_long(30, 1000);
     let mut attached = 0;
     for round in 0..rounds {
         let name = format!("race{round}");
-        let body = json!({ "network": name, "netns": netns });
-        assert!(ask(h1, "POST", "/v1/networks", &spec(&name)).0 < 300);
-        eventually("the network on the other host", WITHIN, || {
-            seen(id_on(h2, &name).is_some(), "it does not know it")
-        });
+        let body = on(&name);
+        made(&name);
         // From one that is surely first to the other that is.
-        let later = Duration::from_micros(u64::try_from(round % 15).unwrap() * 700);
+        let later = takes * u32::try_from(round % 15).unwrap() / 10;
         let remove = || ask(h1, "DELETE", &format!("/v1/networks/{name}"), &Value::Null);
         let attach = || ask(h2, "POST", "/v1/attach", &body);
         let (attach, remove) = if round % 2 == 0 {
