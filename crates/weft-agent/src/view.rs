@@ -5,7 +5,7 @@
 
 use crate::{followed::Followed, known::Known};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -32,7 +32,7 @@ pub(crate) struct View {
     known: RwLock<Known>,
     news: Mutex<News>,
     /// What the snapshot on disk does not have yet, by key; `None`: nobody has counted. Changed with `known` locked.
-    unsaved: Mutex<Option<Untold>>,
+    unsaved: Mutex<Option<Changed>>,
     wake: Notify,
     seen: watch::Sender<Seen>,
     /// The networks that are followed, or are about to be.
@@ -84,13 +84,16 @@ impl Seen {
 /// Values by key; `None`: removed.
 pub(crate) type Untold = BTreeMap<String, Option<Vec<u8>>>;
 
+/// The same, of which many come and go: by hash, as such keys begin alike.
+pub(crate) type Changed = HashMap<String, Option<Vec<u8>>>;
+
 /// What changed since the snapshot on disk was last written.
 #[derive(Debug)]
 pub(crate) enum Unsaved {
     /// All of it may have.
     All(Box<Snapshot>),
     /// These records did, up to a revision; `None`: removed.
-    Changes(Revision, Untold),
+    Changes(Revision, Changed),
 }
 
 /// Many more than come about in a second: from there on, all of it is written.
@@ -189,7 +192,7 @@ impl View {
     /// Takes what the snapshot on disk does not have yet, or `all` of it, together with a look at the snapshot at that time.
     pub(crate) fn take_unsaved<R>(&self, all: bool, look: impl FnOnce(&Snapshot) -> R) -> (Unsaved, R) {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let changes = self.lock_unsaved().replace(Untold::new()).filter(|_| !all);
+        let changes = self.lock_unsaved().replace(Changed::new()).filter(|_| !all);
         let snapshot = known.snapshot();
         let unsaved = match changes {
             Some(changes) => Unsaved::Changes(snapshot.revision, changes),
@@ -208,7 +211,7 @@ impl View {
         }
     }
 
-    fn lock_unsaved(&self) -> MutexGuard<'_, Option<Untold>> {
+    fn lock_unsaved(&self) -> MutexGuard<'_, Option<Changed>> {
         self.unsaved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -8,6 +8,7 @@ use crate::{
     plan::{Claim, Segment, Underlay},
     state::{HostState, Key, Object},
 };
+use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -66,7 +67,7 @@ pub(crate) struct Members {
     segment: Segment,
     made: BTreeMap<EndpointId, Made>,
     /// Who claims a key. More than one only where records contradict each other.
-    claimants: BTreeMap<Key, Vec<EndpointId>>,
+    claimants: BTreeMap<Key, SmallVec<[EndpointId; 1]>>,
     by_node: BTreeMap<NodeId, BTreeSet<EndpointId>>,
     /// How many endpoints there are behind a VTEP.
     flood: BTreeMap<IpAddr, usize>,
@@ -162,8 +163,7 @@ impl Members {
     fn enter(&mut self, id: &EndpointId, made: Made) -> BTreeSet<Key> {
         let mut keys = BTreeSet::new();
         for (key, _) in &made.claims {
-            // Room for one: hardly ever is there another.
-            self.claimants.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1)).push(id.clone());
+            self.claimants.entry(key.clone()).or_default().push(id.clone());
             keys.insert(key.clone());
         }
         if let Some(vtep) = made.vtep {

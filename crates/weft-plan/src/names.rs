@@ -4,6 +4,7 @@
 //! wherever; others on the same networks can ask, and nobody else. The names come from the records that the data path comes
 //! from, so that a name never means an endpoint which frames do not reach.
 
+use smallvec::SmallVec;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
@@ -17,8 +18,8 @@ const SHORT_ID: usize = 12;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Names(BTreeMap<NetworkId, HashMap<Box<str>, Holders>>);
 
-/// Who has one name, in the order of ids: one, almost always, for whom a tree would be six times as large.
-type Holders = Vec<EndpointId>;
+/// Who has one name, in the order of ids: one, almost always.
+type Holders = SmallVec<[EndpointId; 1]>;
 
 /// Whom a name or an address means.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ impl Names {
     pub fn insert(&mut self, endpoint: &Endpoint) {
         let network = self.0.entry(endpoint.network.clone()).or_default();
         for name in names_of(endpoint) {
-            let holders = network.entry(name.into()).or_insert_with(|| Holders::with_capacity(1));
+            let holders = network.entry(name.into()).or_default();
             if let Err(at) = holders.binary_search(&endpoint.id) {
                 holders.insert(at, endpoint.id.clone());
             }
