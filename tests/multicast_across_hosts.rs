@@ -304,6 +304,8 @@ fn a_flood_of_one_container_is_cut_and_counted_and_others_send_on() {
     for group in [link_local, broadcast] {
         let sent = 80_000;
         let attempt = || {
+            // All floods of a container draw on one bucket, which the last has emptied. It is full after a second.
+            std::thread::sleep(Duration::from_secs(1));
             let before = dropped(&h1);
             let (mut took, mut of_quiet) = (Duration::ZERO, 0);
             let frames = on_the_wire(&lab, 1, || {
@@ -321,10 +323,12 @@ fn a_flood_of_one_container_is_cut_and_counted_and_others_send_on() {
         let (took, of_quiet, crossed, cut) = flooded.expect("a flood");
         // Of the other container nothing is cut meanwhile. (A machine that is full of work loses a frame now and then.)
         assert!(of_quiet > 180, "{of_quiet} of 200, while {group} is flooded");
-        // One second's worth at once, and one for each second, and a sixth of it for the clock. Of a flood that is over within
-        // the first second that is all, and a machine that is full of work loses some of it.
+        // One second's worth at once, and one for each second, and a sixth of it for the clock.
         let most = 35_000 * (1_000 + took.as_millis()) / 3_000;
-        assert!(crossed >= 9_000 && u128::from(crossed) < most, "{crossed} of {sent} to {group} in {took:?}");
+        assert!(
+            crossed >= 10_000 && u128::from(crossed) < most,
+            "{crossed} of {sent} to {group} in {took:?}"
+        );
         // A machine that is full of work loses some of a flood.
         assert!(
             cut * 2 >= sent - crossed && cut + crossed <= sent,
