@@ -89,16 +89,15 @@ fn judge(view: &View, absences: &mut Absences, seen: &[Look]) {
     if now == before {
         return;
     }
+    let name = |node: &NodeId| view.read(|s| s.node_name(node).into_owned());
     for node in now.difference(&before) {
-        let name = view.read(|s| s.node_name(node).into_owned());
         tracing::warn!(
-            node = name,
+            node = name(node),
             "it has no lease and is not seen: its endpoints are withdrawn on this host"
         );
     }
     for node in before.difference(&now) {
-        let name = view.read(|s| s.node_name(node).into_owned());
-        tracing::info!(node = name, "it is seen again: its endpoints are back");
+        tracing::info!(node = name(node), "it is seen again: its endpoints are back");
     }
     view.set_absent(now);
 }

@@ -2,11 +2,7 @@
 
 use crate::{Agent, AgentError, endpoints::Held, reserve::Patience};
 use ipnet::IpNet;
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, net::IpAddr};
 use weft_model::{
     AddressClaim, AddressDriver, ClaimKind, EndpointId, Network, NetworkId, Subnet, encode, schema, unix_now,
 };
@@ -16,36 +12,6 @@ use weft_store::{Outcome, Txn};
 /// How often a claim starts again because another daemon was faster. Each time the loser has seen the address
 /// that it lost, so even two daemons in lockstep need no more attempts than they claim addresses.
 pub(crate) const ATTEMPTS: u32 = 4096;
-
-/// The keys of claims that are being made for engines: no engine has been told of them.
-#[derive(Default)]
-pub(crate) struct Claiming(Mutex<Vec<String>>);
-
-/// One of them, until this is dropped.
-pub(crate) struct Unanswered<'a> {
-    all: &'a Claiming,
-    key: String,
-}
-
-impl Claiming {
-    pub(crate) fn begin(&self, key: &str) -> Unanswered<'_> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(key.to_owned());
-        Unanswered { all: self, key: key.to_owned() }
-    }
-
-    fn contains(&self, key: &str) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|claimed| claimed == key)
-    }
-}
-
-impl Drop for Unanswered<'_> {
-    fn drop(&mut self) {
-        let mut all = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = all.iter().position(|claimed| *claimed == self.key) {
-            all.swap_remove(at);
-        }
-    }
-}
 
 impl Agent {
     /// Claims an address of the network's `subnet` for an engine's IPAM: `wanted`, or a free one.

@@ -3,11 +3,11 @@
 
 use crate::{
     AgentError, AgentOptions, Machine,
-    addresses::Claiming,
     api::EngineStatus,
     outbox::{Outbox, is_local},
     reconcile::Reconciled,
     troubles::Troubles,
+    under_way::UnderWay,
     view::{Link, View},
 };
 use std::{
@@ -58,8 +58,9 @@ pub(crate) struct Inner {
     /// Locked while the addresses of a way out are chosen, until they are in the view.
     pub(crate) leading_out: tokio::sync::Mutex<()>,
     /// The keys of this daemon's requests for addresses that somebody waits for.
-    pub(crate) asking: Mutex<BTreeSet<String>>,
-    pub(crate) claiming: Claiming,
+    pub(crate) asking: UnderWay,
+    /// The keys of claims that are being made for engines: no engine has been told of them.
+    pub(crate) claiming: UnderWay,
     pub(crate) engines: Mutex<BTreeMap<(String, String), EngineStatus>>,
     /// What it cannot do at the moment, for `weft status`.
     pub(crate) troubles: Arc<Troubles>,

@@ -8,7 +8,7 @@ use weft_model::{
     BadRecord, Change, ClaimKind, Endpoint, EndpointId, NetworkId, NodeId, Snapshot, Touched,
     schema::OnNetwork,
 };
-use weft_plan::names::Names;
+use weft_plan::{claims_of, names::Names};
 
 /// The snapshot, who answers to which name, and which endpoints and claims of addresses are this node's. Whatever changes one of
 /// them goes through here, so that all agree.
@@ -36,13 +36,11 @@ impl Known {
 
     /// Notes anew which claims on a network are this node's.
     fn count_claims(&mut self, network: &NetworkId) {
-        let all = self.snapshot.addresses.get(network).into_iter().flatten();
-        let ours: BTreeMap<_, _> =
-            all.filter(|(_, claim)| claim.node == self.this).map(|(ip, claim)| (*ip, claim.kind)).collect();
-        self.claimed.remove(network);
-        if !ours.is_empty() {
-            self.claimed.insert(network.clone(), ours);
-        }
+        let claims = self.snapshot.addresses.get(network);
+        match claims.map(|claims| claims_of(claims, &self.this)).filter(|ours| !ours.is_empty()) {
+            Some(ours) => self.claimed.insert(network.clone(), ours),
+            None => self.claimed.remove(network),
+        };
     }
 
     /// The records.

@@ -42,6 +42,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod troubles;
+mod under_way;
 mod view;
 
 pub use agent::Agent;

@@ -10,7 +10,6 @@ use ipnet::IpNet;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
@@ -170,7 +169,7 @@ impl Agent {
             ours.map(|(network, ip, _)| schema::wanted_key(network, *ip)).collect()
         });
         for key in forgotten {
-            if !lock(&self.0.asking).contains(&key) {
+            if !self.0.asking.contains(&key) {
                 self.0.store.commit(Txn::new().delete(key)).await?;
             }
         }
@@ -210,7 +209,7 @@ impl Agent {
             return Ok(());
         }
         let key = schema::wanted_key(network, ip);
-        let _asking = Asking::new(&self.0.asking, &key);
+        let _asking = self.0.asking.begin(&key);
         self.commit(Txn::new().put(&key, encode(&self.0.node))).await?;
         let (mut seen, until) = (self.0.view.seen(), Instant::now() + GIVING_BACK);
         while held_elsewhere() {
@@ -284,29 +283,6 @@ impl Agent {
             }
         }
         Err(outcome.unwrap_or_else(|| AgentError::NoSuchNetwork(network.id.to_string())))
-    }
-}
-
-fn lock(asking: &Mutex<BTreeSet<String>>) -> MutexGuard<'_, BTreeSet<String>> {
-    asking.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A request that somebody waits for.
-struct Asking<'a> {
-    all: &'a Mutex<BTreeSet<String>>,
-    key: &'a str,
-}
-
-impl<'a> Asking<'a> {
-    fn new(all: &'a Mutex<BTreeSet<String>>, key: &'a str) -> Self {
-        lock(all).insert(key.to_owned());
-        Self { all, key }
-    }
-}
-
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        lock(self.all).remove(self.key);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use crate::{
     Agent, AgentError, AgentOptions, Datapath, Machine, ThisMachine, absence,
-    addresses::Claiming,
     agent::{Inner, LISTING_TIMEOUT},
     api, cache, follow,
     followed::Followed,
@@ -11,6 +10,7 @@ use crate::{
     outbox::Outbox,
     reconcile::Reconciler,
     reserve, resolvers,
+    under_way::UnderWay,
     view::{Link, View},
 };
 use std::{
@@ -265,8 +265,8 @@ pub(crate) async fn adopt(
         reconciled: reconciled.clone(),
         reserving: tokio::sync::Mutex::new(true),
         leading_out: tokio::sync::Mutex::default(),
-        asking: Mutex::default(),
-        claiming: Claiming::default(),
+        asking: UnderWay::default(),
+        claiming: UnderWay::default(),
         engines: Mutex::new(BTreeMap::new()),
         troubles: Arc::default(),
         shutdown: shutdown.clone(),

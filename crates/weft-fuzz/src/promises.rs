@@ -6,7 +6,7 @@ use std::{
 };
 use weft_model::{Change, Network, NodeId, Revision, Snapshot, Subnet, Touched, VniRange};
 use weft_plan::{
-    HostState, Order, Planner, Reserving, choose, choose_subnet, choose_vni, conflicting_route,
+    HostState, Order, Planner, Reserving, choose, choose_subnet, choose_vni, claims_of, conflicting_route,
     describe_holder, diff, diff_keys, explain, leaks,
     model_kernel::{apply_ops, as_observed},
     plan,
@@ -113,8 +113,7 @@ fn addresses(snapshot: &Snapshot, network: &Network, subnet: &Subnet) {
         }
     }
     let Some(node) = snapshot.nodes.keys().next() else { return };
-    let own =
-        claims.iter().filter(|(_, claim)| claim.node == *node).map(|(ip, claim)| (*ip, claim.kind)).collect();
+    let own = claims_of(claims, node);
     for in_use in [true, false] {
         let nodes = snapshot.nodes.len();
         let change = Reserving { network, claims, own: &own, wanted, node, nodes, in_use }.change(subnet);

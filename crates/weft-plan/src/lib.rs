@@ -37,7 +37,7 @@ pub use mtu::{network_mtu, tunnel_mtu};
 pub use outside::choose_outside;
 pub use plan::plan;
 pub use planner::Planner;
-pub use reserve::{RESERVE, ReserveChange, Reserving, reserved};
+pub use reserve::{RESERVE, ReserveChange, Reserving, claims_of, reserved};
 pub use state::{
     Bridge, Direct, FarEndSandbox, Fdb, Features, Filter, GATEWAY_PORTS, Gateway, GatewayPort, HostState,
     Key, Neighbour, Object, Op, Port, PortFarEnd, Published, Vxlan, bridge_name, far_end_name,

@@ -28,7 +28,7 @@ pub struct Reserving<'a> {
     pub network: &'a Network,
     /// All claims there.
     pub claims: &'a BTreeMap<IpAddr, AddressClaim>,
-    /// What those are for that are `node`'s.
+    /// Those of them that are `node`'s: see [`claims_of`].
     pub own: &'a BTreeMap<IpAddr, ClaimKind>,
     /// Addresses that somebody asks for, which are not held ahead.
     pub wanted: &'a BTreeMap<IpAddr, NodeId>,
@@ -89,6 +89,12 @@ impl Reserving<'_> {
     }
 }
 
+/// What `node`'s claims are for, by address, of all the claims on a network.
+pub fn claims_of(claims: &BTreeMap<IpAddr, AddressClaim>, node: &NodeId) -> BTreeMap<IpAddr, ClaimKind> {
+    let ours = claims.iter().filter(|(_, claim)| claim.node == *node);
+    ours.map(|(ip, claim)| (*ip, claim.kind)).collect()
+}
+
 /// The addresses in `subnet` that are held ahead, the lowest first, of those that a node has claims of.
 pub fn reserved<'a>(
     own: &'a BTreeMap<IpAddr, ClaimKind>,
@@ -130,7 +136,7 @@ mod tests {
         nodes: usize,
         in_use: bool,
     ) -> ReserveChange {
-        let own = claims.iter().filter(|(_, c)| c.node == *node).map(|(ip, c)| (*ip, c.kind)).collect();
+        let own = claims_of(claims, node);
         let of = Reserving { network, claims, own: &own, wanted, node, nodes, in_use };
         of.change(&network.subnets[0])
     }

@@ -150,10 +150,7 @@ fn without_lost_endpoints(mut txn: Txn, node: &NodeId, entry: &journal::Entry, p
     let mut lost = BTreeMap::new();
     for step in &entry.steps {
         let Some(key) = now(&step.key).and_then(holder).filter(|key| !written(key)) else { continue };
-        let of = |json: &Option<String>| {
-            let claim = json.as_deref().and_then(|json| serde_json::from_str::<AddressClaim>(json).ok())?;
-            holder_of(&step.key, &claim)
-        };
+        let of = |json: &Option<String>| holder_of(&step.key, &claim(json.as_deref())?);
         // Whoever left the address to the endpoint has seen it, though the view had not.
         let is_known = [&step.before, &step.after].into_iter().any(|json| of(json).as_ref() == Some(&key));
         if !is_known
@@ -210,6 +207,10 @@ fn endpoint(record: &Record) -> Option<Endpoint> {
     serde_json::from_slice(&record.value).ok()
 }
 
+fn claim(json: Option<&str>) -> Option<AddressClaim> {
+    serde_json::from_str(json?).ok()
+}
+
 /// The key of the endpoint that has the address, if the record is a claim of an endpoint's.
 fn holder(record: &Record) -> Option<String> {
     holder_of(&record.key, &serde_json::from_slice(&record.value).ok()?)
@@ -235,8 +236,7 @@ fn owner(record: &Record) -> Option<NodeId> {
 /// the store had got back already is nothing to keep.
 fn is_given_back(step: &Step) -> bool {
     let after = step.after.as_deref().filter(|_| step.before.is_some() && is_claim(&step.key));
-    let claim = after.and_then(|json| serde_json::from_str::<AddressClaim>(json).ok());
-    claim.is_some_and(|claim| claim.kind == ClaimKind::Reserved)
+    claim(after).is_some_and(|claim| claim.kind == ClaimKind::Reserved)
 }
 
 /// Whether the record is what the JSON says, whatever way it was written in.
